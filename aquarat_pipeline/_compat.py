@@ -61,7 +61,7 @@ from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator, RunQueueConfig
 from dagster._core.storage.base_storage import DagsterStorage
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
 from dagster._core.storage.event_log import EventLogStorage
 from dagster._core.storage.runs import RunStorage, SqliteRunStorage, SqlRunStorage
 from dagster._core.storage.runs.schema import KeyValueStoreTable
@@ -82,6 +82,7 @@ __all__ = [
     "DATA_VERSION_IS_USER_PROVIDED_TAG",
     "DATA_VERSION_TAG",
     "IN_PROGRESS_RUN_STATUSES",
+    "NOT_FINISHED_STATUSES",
     "NULL_DATA_VERSION",
     "NULL_EVENT_POINTER",
     "READ_FROM",

@@ -29,6 +29,7 @@ NOT_BENCHES = (
     "control_plane_measure",
     "control_plane_world",
     "corpus",
+    "data_scale_reader",
     "data_scale_worker",
     "data_worker",
     "eval_chat",

@@ -15,7 +15,9 @@ from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
 from aquarat_core.config import TokenizerConfig
 from aquarat_core.data.documents import write_documents
 from aquarat_core.sharding.driver import make_shards
+from aquarat_core.sharding.executor import Executor
 from aquarat_core.sharding.processes import Processes
+from aquarat_core.sharding.ray_cluster import RayCluster
 from aquarat_core.sharding.records import ShardStore
 from aquarat_core.sharding.spec import Counts, ShardSpec, Source, Work
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
@@ -54,12 +56,12 @@ def _make(store: ArtifactStore, folder: Path, work: dict[str, Any]) -> dict[str,
             size += len(taken[-1].encode())
             at += 1
         write_documents(made / f"train-{number:05d}.parquet", taken)
-    _publish(store, "pretrain_text", made)
+    publish(store, "pretrain_text", made)
     shutil.rmtree(made)
     made.mkdir()
     config = TokenizerConfig(vocab_size=VOCABULARY, max_chars=TRAIN_CHARS)
     train_tokenizer(texts, config).save(made / TOKENIZER_FILE)
-    _publish(store, "tokenizer", made)
+    publish(store, "tokenizer", made)
     shutil.rmtree(made)
     return {}
 
@@ -77,7 +79,8 @@ def _texts() -> list[str]:
     return found
 
 
-def _publish(store: ArtifactStore, asset: str, folder: Path) -> Artifact:
+def publish(store: ArtifactStore, asset: str, folder: Path) -> Artifact:
+    """The files of a folder as an artifact."""
     return store.publish(
         asset=asset, kind="dataset", directory=folder, config={}, profile="bench", code=CodeVersion(version=CODE),
         parents=(), metrics={}, seeds={}, run_id="bench",
@@ -91,14 +94,17 @@ def _encode(store: ArtifactStore, folder: Path, work: dict[str, Any]) -> dict[st
         ShardSpec(f.path, ENCODE, CODE, inputs={"text": Source(text, f), "tokenizer": shared})
         for f in text.manifest.files
     ]
-    return _timed(_results(folder, again=False), wanted, work["processes"]) | {"bytes": work["shards"] * work["bytes"]}
+    results = ShardStore(_results(folder, again=False), "bench")
+    # Ray's cluster is here before time is taken; processes start with the first shards.
+    executor = RayCluster(results, "local", work["processes"]) if work.get("ray") else None
+    return _timed(results, wanted, work["processes"], executor) | {"bytes": work["shards"] * work["bytes"]}
 
 
 def _empty(store: ArtifactStore, folder: Path, work: dict[str, Any]) -> dict[str, Any]:
     del store
     function = "benchmarks.data_scale_worker:nothing"
     wanted = [ShardSpec(f"shard-{n}", function, CODE, settings={"number": n}) for n in range(work["shards"])]
-    return _timed(_results(folder, again=work["do"] == "find"), wanted, work["processes"])
+    return _timed(ShardStore(_results(folder, again=work["do"] == "find"), "bench"), wanted, work["processes"])
 
 
 def _results(folder: Path, *, again: bool) -> ArtifactStore:
@@ -108,20 +114,22 @@ def _results(folder: Path, *, again: bool) -> ArtifactStore:
     return ArtifactStore.open(f"file://{folder}/results")
 
 
-def _timed(store: ArtifactStore, wanted: Sequence[ShardSpec], processes: int) -> dict[str, Any]:
-    """Seconds, processor seconds of this process, and peak memory in MB of it and of its largest worker."""
-    shards = ShardStore(store, "bench")
-    executor = Processes(shards, processes)
+def _timed(
+    shards: ShardStore, wanted: Sequence[ShardSpec], processes: int, executor: Executor | None = None
+) -> dict[str, Any]:
+    """Seconds, processor seconds of this process, and peak memory in MB of it and of its largest worker. The executor
+    is processes by default."""
+    making = executor or Processes(shards, processes)
     largest, last = 0.0, 0.0
 
     def watch(done: int, total: int) -> None:
         nonlocal largest, last
-        if done == total or time.monotonic() - last > 0.2:
+        if isinstance(making, Processes) and (done == total or time.monotonic() - last > 0.2):
             last = time.monotonic()
-            largest = max([largest, *map(_peak, executor.process_ids)])
+            largest = max([largest, *map(_peak, making.process_ids)])
 
     began, used = time.perf_counter(), time.process_time()
-    make_shards(wanted, shards, lambda missing: executor, progress=watch)
+    make_shards(wanted, shards, lambda missing: making, progress=watch)
     return {
         "seconds": time.perf_counter() - began, "cpu": time.process_time() - used, "shards": len(wanted),
         "memory": _peak(os.getpid()), "worker": largest,

@@ -6,6 +6,9 @@ each, as the launcher starts ranks; all processes measure at the same time. The 
 generated tokens/s x forward FLOPs per token over the float32 matrix rate, which the same processes measure just before
 and after. On a GPU the models are of depth 8, 12 and 20 at 256 rows.
 
+In float32 and on one thread, a few batches are also given to a plain eager engine with the same weights
+(`plain_engine.py`), in turn.
+
 Bandwidth counts what a step must read, weights and keys and values, against what copying a large array moves.
 """
 
@@ -27,6 +30,8 @@ from aquarat_core.rollout.engine import Engine
 from aquarat_core.runtime.distributed import compute_dtype
 from aquarat_core.runtime.memory import keep_freed_memory
 from benchmarks.harness import Against, Result, unmeasured
+from benchmarks.plain_engine import PlainEngine
+from benchmarks.random_models import random_model
 
 PROMPT, NEW = 100, 64
 RUNS = 3
@@ -35,6 +40,9 @@ CPU_VOCABULARY = 8_192
 GPU_GOALS = {8: 200_000, 12: 90_000, 20: 30_000}
 BATCHES = {"1": (1, 1), "8": (1, 8), "64": (4, 16), "256": (16, 16), "64 x 16": (64, 16)}
 """Prompts and samples of each."""
+BESIDE_PLAIN = {"1 x 1": (1, 1, "≥ 1.5 x"), "1 x 16": (1, 16, "≥ 2.5 x"), "16 x 16": (16, 16, "≥ 8 x")}
+"""Prompts and samples of each, and how many times the plain engine's speed is the goal."""
+PAIRS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,49 @@ def _on_cpu() -> list[Result]:
         for i, process in enumerate(processes):
             queues[2 * i].put(None)
             process.join(30)
+    return results + _beside_plain()
+
+
+def _beside_plain() -> list[Result]:
+    """Both engines in turn, in one process with nothing beside it."""
+    results = []
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for name, (prompts, samples, goal) in BESIDE_PLAIN.items():
+            pairs = pool.apply(_pairs, (prompts, samples))
+            ours, plain = zip(*pairs, strict=True)
+            against = Against("plain eager engine", median(plain))
+            ratios = tuple(a / b for a, b in pairs)
+            results += [
+                Result(f"plain/{name}/speed", "tokens/s", ours, against, median(ratios)),
+                Result(f"plain/{name}/ratio", "x", ratios, goal=goal),
+            ]
     return results
+
+
+def _pairs(prompts: int, samples: int) -> list[tuple[float, float]]:
+    """Tokens/s of our engine and of the plain one, pair by pair; the order within a pair alternates."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    model = random_model(CPU_VOCABULARY, torch.float32, CPU_MODEL.model_copy(update={"sequence_len": 512}))
+    engine, plain = Engine(model, stop_tokens=()), PlainEngine(model)
+    asked, keys = _asked(prompts, samples, CPU_VOCABULARY)
+
+    def ours(budget: int = NEW) -> float:
+        started = time.perf_counter()
+        engine.generate(asked, keys, budget, 1.0)
+        return prompts * samples * budget / (time.perf_counter() - started)
+
+    def theirs(budget: int = NEW) -> float:
+        started = time.perf_counter()
+        plain.generate(asked, samples, budget)
+        return prompts * samples * budget / (time.perf_counter() - started)
+
+    ours(), theirs(2)  # memory and caches are warm
+    pairs = []
+    for i in range(PAIRS):
+        measured = {f: f() for f in ((ours, theirs) if i % 2 == 0 else (theirs, ours))}
+        pairs.append((measured[ours], measured[theirs]))
+    return pairs
 
 
 def _worker(index: int, workers: int, barrier: Any, asked: Any, answers: Any) -> None:
@@ -120,10 +170,15 @@ def _engine(config: ModelConfig, vocab_size: int, device: torch.device) -> Engin
     return Engine(model.to(device), stop_tokens=())
 
 
-def _measure(engine: Engine, prompts: int, samples: int, vocab_size: int, together: Any = lambda: None) -> Measured:
+def _asked(prompts: int, samples: int, vocab_size: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Random prompts, and keys for the samples of each."""
     generator = torch.Generator().manual_seed(prompts)
     asked = [torch.randint(vocab_size, (PROMPT,), generator=generator).tolist() for _ in range(prompts)]
-    keys = [[p * samples + n for n in range(samples)] for p in range(prompts)]
+    return asked, [[p * samples + n for n in range(samples)] for p in range(prompts)]
+
+
+def _measure(engine: Engine, prompts: int, samples: int, vocab_size: int, together: Any = lambda: None) -> Measured:
+    asked, keys = _asked(prompts, samples, vocab_size)
     rows, device = prompts * samples, engine.model.cos.device
     if rows:
         # Memory and caches are warm, and a GPU's steps recorded.

@@ -30,7 +30,17 @@ from benchmarks.harness import BenchError
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = Path(__file__).with_name("same.yaml")
 LAST = "pipeline_report"
-TIMES = ("seconds", "rollout_share", "scoring_share", "update_share", "eval_share", "probe_share", "per_second", "mfu")
+TIMES = (
+    "seconds",
+    "rollout_share",
+    "scoring_share",
+    "update_share",
+    "eval_share",
+    "probe_share",
+    "wait_share",
+    "per_second",
+    "mfu",
+)
 """Endings of the names of metrics that measure time."""
 NAMES_OF_A_RUN = frozenset(
     {"manifest_sha256", "run_id", "data_version", "code", "parser", "profile", "profiles", "created"}

@@ -29,7 +29,7 @@ import requests
 
 from aquarat_core.artifacts import ArtifactStore, CodeVersion, Digest, FileEntry, Manifest, Parent
 from aquarat_core.artifacts.hashing import digest_bytes
-from aquarat_core.artifacts.manifest import canonical
+from aquarat_core.artifacts.records import ref_bytes
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.survey import all_artifacts
 from aquarat_core.artifacts.transfer import parallel_map
@@ -213,13 +213,13 @@ def _fill(uri: str, number: int, url: str) -> None:
         before = _manifest(n, digest, (_parent(before),) if before and n % 10 else ())
         objects[blob_key(digest)] = b"%d" % n
         objects[f"manifests/{before.sha256}.json"] = before.to_bytes()
-        ref = {"asset": before.asset, "manifest_sha256": before.sha256, "data_version": before.data_version}
-        objects[f"refs/{before.asset}/latest.json"] = canonical(ref)
+        ref = ref_bytes(before.asset, before.sha256, before.data_version)
+        objects[f"refs/{before.asset}/latest.json"] = ref
     parallel_map(put, objects.items(), 8)
 
 
 def _manifest(n: int, digest: Digest, parents: tuple[Parent, ...]) -> Manifest:
-    entry = FileEntry(path="file", size=digest.size, sha256=digest.sha256, crc32c=digest.crc32c)
+    entry = FileEntry.of("file", digest)
     return Manifest.create(
         asset=f"asset{n % 500}", kind="dataset", files=(entry,), config={"n": n}, profile="bench",
         code=CodeVersion(version="0" * 64), parents=parents, metrics={}, seeds={}, libraries={}, hardware={},

@@ -29,9 +29,12 @@ Trainer = Callable[[Iterable[str | pa.Array], str, int, str], Learned]
 """Takes the documents, the file they are in, the size and the split pattern."""
 
 
-def ours(documents: Iterable[str | pa.Array], _: str, vocab_size: int, pattern: str) -> Learned:
-    merges = rustbpe_py.train(documents, vocab_size, pattern, threads=2)
-    return lambda: _tokens(merges)
+def ours(threads: int) -> Trainer:
+    def train(documents: Iterable[str | pa.Array], _: str, vocab_size: int, pattern: str) -> Learned:
+        merges = rustbpe_py.train(documents, vocab_size, pattern, threads=threads)
+        return lambda: _tokens(merges)
+
+    return train
 
 
 def count(threads: int) -> Trainer:
@@ -66,8 +69,8 @@ def nothing(_: str) -> Iterable[str]:
 
 
 TRAINERS: dict[str, tuple[Trainer, Callable[[str], Iterable[str | pa.Array]]]] = {
-    "ours": (ours, in_memory),
-    "ours-streamed": (ours, read_columns),
+    **{f"ours-{threads}": (ours(threads), in_memory) for threads in range(1, 5)},
+    "ours-streamed": (ours(2), read_columns),
     "count-1": (count(1), in_memory),
     "count-2": (count(2), in_memory),
     "rustbpe": (rustbpe, in_memory),

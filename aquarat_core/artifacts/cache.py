@@ -6,7 +6,8 @@ digest when it first uses it; a damaged copy is fetched again.
 
 Several processes that want the same bytes fetch them once: each fetch holds a lock that the kernel releases when the
 process ends. When the limit is exceeded, the least recently used files are removed, except those that a living process
-uses. Each process lists the files it uses in a file under `users/` and holds a lock on that file while it lives.
+uses. Each process lists the files it uses in a file under `users/` and holds a lock on that file while it lives. A file
+stays on that list until the process ends, or until it has released the file as often as it was given it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +42,7 @@ class Cache:
         self._verified: dict[Path, tuple[int, int, int]] = {}
 
     def file(self, tree: str, entry: FileEntry, fetch: Fetch) -> Path:
-        """The path of `entry` in `tree`; the file stays there at least as long as this process.
+        """The path of `entry` in `tree`; the file stays there as long as this process, unless that releases it.
 
         Raises `StoreError` if the cache directory cannot be used, `HostDiskFullError` if its disk is full.
         """
@@ -48,11 +50,24 @@ class Cache:
         where, remedy = f"cache {self._root}, fetching {entry.path},", "Set AQUARAT_CACHE to a directory with room."
         with os_errors(where, remedy, of_host=True):
             self._use(entry.sha256)
-            if not self._is_good(path, entry):
-                self._link(self._blob(entry, fetch), path)
-                self._verified[path] = _identity(path)
-            _mark_used(path)
+            try:
+                if not self._is_good(path, entry):
+                    self._link(self._blob(entry, fetch), path)
+                    self._verified[path] = _identity(path)
+                _mark_used(path)
+            except BaseException:
+                self.release(entry)
+                raise
         return path
+
+    def release(self, entry: FileEntry) -> None:
+        """Undoes one call of `file`: after the last, the file may be removed to make room for others."""
+        with _USERS_LOCK:
+            user = _USERS.get(self._root)
+        if user is not None:
+            # Lists are read under this lock held alone, so none is read while it is rewritten.
+            with _locked(self._root / "locks" / "users", fcntl.LOCK_SH):
+                user.drop(entry.sha256)
 
     def _blob(self, entry: FileEntry, fetch: Fetch) -> Path:
         blob = self._root / "blobs" / entry.sha256[:2] / entry.sha256
@@ -147,15 +162,27 @@ class _User:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / f"{os.getpid()}-{uuid.uuid4().hex}").open("w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._known: set[str] = set()
+        self._uses: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def add(self, sha256: str) -> None:
         with self._lock:
-            if sha256 not in self._known:
+            if not self._uses[sha256]:
                 self._file.write(f"{sha256}\n")
                 self._file.flush()
-                self._known.add(sha256)
+            self._uses[sha256] += 1
+
+    def drop(self, sha256: str) -> None:
+        with self._lock:
+            self._uses[sha256] -= 1
+            if self._uses[sha256] > 0:
+                return
+            del self._uses[sha256]
+            # Written before the rest is cut off: a full disk has room for it.
+            self._file.seek(0)
+            self._file.writelines(f"{used}\n" for used in self._uses)
+            self._file.flush()
+            self._file.truncate()
 
 
 _USERS: dict[Path, _User] = {}

@@ -96,3 +96,11 @@ def digest_file(path: Path, passed: Callable[[int], None] | None = None) -> Dige
     with path.open("rb", buffering=0) as f:
         hasher.read(f, passed=passed)
     return hasher.digest()
+
+
+def tree_digest(folder: Path, pattern: str) -> str:
+    """SHA-256 in hex over the paths and bytes of the files below `folder` whose names match a pattern like `*.py`."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob(pattern)):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

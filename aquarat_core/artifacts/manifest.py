@@ -100,6 +100,11 @@ class FileEntry(_Frozen):
     sha256: Sha256
     crc32c: Annotated[str, Field(max_length=8)]
 
+    @classmethod
+    def of(cls, path: str, digest: Digest) -> FileEntry:
+        """The entry of a file with that digest."""
+        return cls(path=path, size=digest.size, sha256=digest.sha256, crc32c=digest.crc32c)
+
     @property
     def digest(self) -> Digest:
         return Digest(self.size, self.sha256, self.crc32c)

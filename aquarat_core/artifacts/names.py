@@ -10,10 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from aquarat_core.artifacts.errors import ArtifactError, StoreError
-from aquarat_core.artifacts.manifest import canonical
-from aquarat_core.artifacts.records import Ref, read_name
-from aquarat_core.artifacts.transfer import parallel_map
+from aquarat_core.artifacts.errors import ArtifactError
+from aquarat_core.artifacts.records import Ref, read_each, read_name, ref_bytes, replace_object
 from aquarat_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 MAX_LENGTH = 60
 PATTERN = re.compile(r"[a-z][a-z0-9]*([.-][a-z0-9]+)*")
 _FOLDER = "names/"
-_READERS = 32
-_TRIES = 100
 
 
 class GivenNameError(UsageError):
@@ -35,6 +31,20 @@ def is_name(text: str) -> bool:
     return len(text) <= MAX_LENGTH and PATTERN.fullmatch(text) is not None and not re.fullmatch("[0-9a-f]{6,}", text)
 
 
+def check(store: ArtifactStore, name: str, *, move: bool = False) -> None:
+    """Raises `GivenNameError` for a name that a new artifact could not have: a text that is no name, the name of an
+    asset, and unless `move` one that an artifact has already."""
+    if not is_name(name):
+        raise GivenNameError(
+            f"{name!r} cannot name an artifact: use small letters, digits and single - or . between them, at most "
+            f"{MAX_LENGTH}, starting with a letter, and nothing that could be a hash"
+        )
+    if name in store.assets():
+        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
+    if not move and (current := store.backend.read(_key(name))) is not None:
+        raise _taken(name, _readable(store, name, current.data))
+
+
 def give(artifact: Artifact, name: str, *, move: bool = False) -> str | None:
     """Gives the artifact that name; returns the hash of the manifest that had it before, if it was moved.
 
@@ -42,26 +52,16 @@ def give(artifact: Artifact, name: str, *, move: bool = False) -> str | None:
     artifact has.
     """
     store = artifact.store
-    _check(store, name)
-    key = _key(name)
-    ref = canonical(
-        {"asset": artifact.asset, "manifest_sha256": artifact.sha256, "data_version": artifact.data_version}
-    )
-    for _ in range(_TRIES):
-        current = store.backend.read(key)
-        if current is None:
-            if store.backend.create(key, ref):
-                return None
-            continue
-        if current.data == ref:
-            return None
-        before = _readable(store, name, current.data)
+    check(store, name, move=True)
+
+    def allow(held: bytes) -> None:
         if not move:
-            whose = f"{before.asset} {before.manifest_sha256[:12]}" if before else "a damaged object"
-            raise GivenNameError(f"{name} already names {whose}: choose another name, or move this one with --move")
-        if store.backend.swap(key, ref, current.version):
-            return before.manifest_sha256 if before else None
-    raise StoreError(f"{store.uri}/{key} keeps being moved by other writers")
+            raise _taken(name, _readable(store, name, held))
+
+    ref = ref_bytes(artifact.asset, artifact.sha256, artifact.data_version)
+    replaced = replace_object(store.backend, _key(name), ref, allow)
+    before = _readable(store, name, replaced) if replaced else None
+    return before.manifest_sha256 if before else None
 
 
 def take_away(store: ArtifactStore, name: str) -> None:
@@ -82,15 +82,13 @@ def named(store: ArtifactStore, name: str) -> Artifact | None:
 
 def names(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
     """All names in alphabetical order; an error for those that cannot be read."""
-    keys = {key: name for key in store.backend.keys(_FOLDER) if (name := _name_of(key))}
-    found: dict[str, Ref | ArtifactError] = {}
-    for key, held in zip(keys, parallel_map(store.backend.read, list(keys), _READERS), strict=True):
-        if held is not None:
-            try:
-                found[keys[key]] = read_name(held.data, f"{store.uri}/{key}")
-            except ArtifactError as e:
-                found[keys[key]] = e
-    return found
+    keys = {_key(name): name for name in listed(store)}
+    return {keys[key]: ref for key, ref in read_each(store.backend, keys, read_name)}
+
+
+def listed(store: ArtifactStore) -> list[str]:
+    """All names in alphabetical order, without what they name: only their keys are listed."""
+    return [name for key in store.backend.keys(_FOLDER) if (name := _name_of(key))]
 
 
 def by_hash(store: ArtifactStore) -> dict[str, list[str]]:
@@ -108,19 +106,14 @@ def beside(sha256: str, known: Mapping[str, Iterable[str]], digits: int = 12) ->
     return f"{sha256[:digits]} ({given})" if given else sha256[:digits]
 
 
-def shown(artifact: Artifact) -> str:
-    """The artifact's asset, the beginning of its hash and its names. Reads the store's names."""
-    return f"{artifact.asset} {beside(artifact.sha256, by_hash(artifact.store))}"
+def shown(artifact: Artifact, known: Mapping[str, Iterable[str]] | None = None) -> str:
+    """The artifact's asset, the beginning of its hash and its names. Reads the store's names if they are not given."""
+    return f"{artifact.asset} {beside(artifact.sha256, by_hash(artifact.store) if known is None else known)}"
 
 
-def _check(store: ArtifactStore, name: str) -> None:
-    if not is_name(name):
-        raise GivenNameError(
-            f"{name!r} cannot name an artifact: use small letters, digits and single - or . between them, at most "
-            f"{MAX_LENGTH}, starting with a letter, and nothing that could be a hash"
-        )
-    if name in store.assets():
-        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
+def _taken(name: str, held: Ref | None) -> GivenNameError:
+    whose = f"{held.asset} {held.manifest_sha256[:12]}" if held else "a damaged object"
+    return GivenNameError(f"{name} already names {whose}: choose another name, or move this one with --move")
 
 
 def _readable(store: ArtifactStore, name: str, data: bytes) -> Ref | None:

@@ -1,4 +1,4 @@
-"""Models of the small objects in a store other than manifests: refs, pins, job records, checkpoint records.
+"""The small objects in a store other than manifests: refs, pins, names, job records, checkpoint records.
 
 Anyone with write access to a store can write any bytes there, so nothing is read without `read_ref`, `read_pin`,
 `read_job_record` or one of the models. Their errors name the object, what is wrong with it and what to do.
@@ -7,16 +7,27 @@ Anyone with write access to a store can write any bytes there, so nothing is rea
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from aquarat_core.artifacts.backend import Backend
 from aquarat_core.artifacts.bounded import Model, parse, parse_as, validated
-from aquarat_core.artifacts.manifest import Name, Parent, Sha256
+from aquarat_core.artifacts.errors import ArtifactError, StoreError
+from aquarat_core.artifacts.manifest import Name, Parent, Sha256, canonical
+from aquarat_core.artifacts.transfer import parallel_map
 
 MAX_SMALL = 64 << 10
 """Size limit of a ref or a pin in bytes, far above what any of them needs."""
 MAX_COUNT = 10_000
+READERS = 32
+"""Small objects that are read in parallel: on a bucket, each costs a round trip but hardly any bytes."""
+_AT_ONCE = 1_000
+"""Small objects of which the bytes are in memory at a time."""
+_SWAP_TRIES = 100
+
+Read = TypeVar("Read")
 
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Text = Annotated[str, Field(max_length=4096)]
@@ -139,6 +150,11 @@ def read_ref(data: bytes, uri: str) -> Ref:
     return parse_as(Ref, data, f"ref {uri}", remedy, MAX_SMALL)
 
 
+def ref_bytes(asset: str, manifest_sha256: str, data_version: str) -> bytes:
+    """What `read_ref` and `read_name` parse."""
+    return canonical({"asset": asset, "manifest_sha256": manifest_sha256, "data_version": data_version})
+
+
 def read_name(data: bytes, uri: str) -> Ref:
     """Parses the name at `uri`, which has the fields of a ref. Raises `RecordError`."""
     return parse_as(Ref, data, f"name {uri}", "Give the name again with `aquarat name --move`.", MAX_SMALL)
@@ -176,6 +192,49 @@ def read_commit(data: bytes, uri: str) -> CommitRecord:
 def read_checkpoint_json(data: bytes, uri: str) -> Any:
     """Parses another record of a checkpoint. Raises `RecordError`."""
     return parse(data, f"checkpoint record {uri}", _CHECKPOINT)
+
+
+def read_each(
+    backend: Backend, keys: Iterable[str], parsed: Callable[[bytes, str], Read]
+) -> Iterator[tuple[str, Read | ArtifactError]]:
+    """The objects at these keys that are there, in order, as `parsed(data, uri)` returns them, or the error that it
+    raises. Many are read in parallel."""
+
+    def read(key: str) -> Read | ArtifactError | None:
+        found = backend.read(key)
+        try:
+            return None if found is None else parsed(found.data, f"{backend.uri}/{key}")
+        except ArtifactError as e:
+            return e
+
+    keys = list(keys)
+    for start in range(0, len(keys), _AT_ONCE):
+        part = keys[start : start + _AT_ONCE]
+        for key, found in zip(part, parallel_map(read, part, READERS), strict=True):
+            if found is not None:
+                yield key, found
+
+
+def replace_object(
+    backend: Backend, key: str, data: bytes, allow: Callable[[bytes], object] = lambda held: None
+) -> bytes | None:
+    """Writes an object that other writers may be writing too, and returns the other content that it had before.
+
+    `allow` is called with such content, and raises to keep it. Raises `StoreError` if the object never stays as it is
+    for long enough.
+    """
+    for _ in range(_SWAP_TRIES):
+        current = backend.read(key)
+        if current is None:
+            if backend.create(key, data):
+                return None
+            continue
+        if current.data == data:
+            return None
+        allow(current.data)
+        if backend.swap(key, data, current.version):
+            return current.data
+    raise StoreError(f"{backend.uri}/{key} keeps being moved by other writers: is a loop publishing or naming?")
 
 
 _JOB = "Cancel the run, or remove the object, and start the step again."

@@ -18,7 +18,7 @@ from aquarat_core.artifacts.backend import Backend
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.cache import Cache
 from aquarat_core.artifacts.environment import hardware, libraries
-from aquarat_core.artifacts.errors import ArtifactError, StoreError
+from aquarat_core.artifacts.errors import ArtifactError
 from aquarat_core.artifacts.hashing import Digest, digest_bytes
 from aquarat_core.artifacts.job import JobDir, job_dir
 from aquarat_core.artifacts.manifest import (
@@ -32,11 +32,10 @@ from aquarat_core.artifacts.manifest import (
     canonical,
 )
 from aquarat_core.artifacts.names import named
-from aquarat_core.artifacts.records import read_ref
+from aquarat_core.artifacts.records import read_ref, ref_bytes, replace_object
 from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
 from aquarat_core.settings import cache_dir, cache_limit
 
-_SWAP_TRIES = 100
 _MIN_HASH = 6
 
 
@@ -210,17 +209,7 @@ class ArtifactStore:
         return job_dir(self.backend, run_id, step_key, attempt)
 
     def _move_ref(self, name: str, manifest_sha256: str, data_version: str) -> None:
-        ref = canonical({"asset": asset_of(name), "manifest_sha256": manifest_sha256, "data_version": data_version})
-        key = _ref_key(name)
-        for _ in range(_SWAP_TRIES):
-            current = self.backend.read(key)
-            if current is None:
-                moved = self.backend.create(key, ref)
-            else:
-                moved = current.data == ref or self.backend.swap(key, ref, current.version)
-            if moved:
-                return
-        raise StoreError(f"{self.uri}/{key} keeps being moved by other writers: is a loop publishing {name}?")
+        replace_object(self.backend, _ref_key(name), ref_bytes(asset_of(name), manifest_sha256, data_version))
 
     def has_all(self, entries: Iterable[FileEntry]) -> bool:
         return all(parallel_map(lambda e: self.backend.size(blob_key(e.digest)) == e.size, entries))
@@ -228,14 +217,14 @@ class ArtifactStore:
     def local_copy(
         self, artifact: Artifact, name: str, what: Literal["files", "records"], advance: OnBytes = no_progress
     ) -> Path:
-        entries: tuple[FileEntry, ...] = getattr(artifact.manifest, what)
-        entry = next((e for e in entries if e.path == name), None)
-        if entry is None:
-            known = ", ".join(e.path for e in entries) or "none"
-            raise ArtifactError(f"{artifact.asset} ({artifact.uri}) has no {name} among its {what}: {known}")
+        entry = artifact.entry(name, what)
         return self._cache.file(
             f"{artifact.sha256}/{what}", entry, lambda path, have: self.fetch(artifact, entry, path, have, advance)
         )
+
+    def release(self, entry: FileEntry) -> None:
+        """Lets the cache remove one local copy, which this process has no more use for."""
+        self._cache.release(entry)
 
     def fetch(
         self, artifact: Artifact, entry: FileEntry, target: Path, have: int = 0, advance: OnBytes = no_progress
@@ -289,9 +278,22 @@ class Artifact:
             run_id=self.manifest.run_id,
         )
 
+    def entry(self, name: str, what: Literal["files", "records"] = "files") -> FileEntry:
+        """The manifest's entry of a file. Raises `ArtifactError` if there is none."""
+        entries: tuple[FileEntry, ...] = getattr(self.manifest, what)
+        entry = next((e for e in entries if e.path == name), None)
+        if entry is None:
+            known = ", ".join(e.path for e in entries) or "none"
+            raise ArtifactError(f"{self.asset} ({self.uri}) has no {name} among its {what}: {known}")
+        return entry
+
     def path(self, name: str) -> Path:
         """Local path of a content file. Raises `ArtifactError` if there is none, or it is missing or damaged."""
         return self.store.local_copy(self, name, "files")
+
+    def release(self, name: str) -> None:
+        """Undoes one call of `path`: the cache may then remove the file, if nothing else in this process uses it."""
+        self.store.release(self.entry(name))
 
     def record(self, name: str) -> Path:
         """Local path of a record, like `metrics.jsonl`. Raises as `path` does."""
@@ -394,7 +396,7 @@ def _sorted(*entries: FileEntry) -> tuple[FileEntry, ...]:
 
 def _entries(files: Mapping[str, Path], digests: Mapping[Path, Digest]) -> tuple[FileEntry, ...]:
     found = {name: digests[path] for name, path in files.items()}
-    return tuple(FileEntry(path=n, size=d.size, sha256=d.sha256, crc32c=d.crc32c) for n, d in found.items())
+    return tuple(FileEntry.of(path, digest) for path, digest in found.items())
 
 
 def _unhashed(files: Mapping[str, Path]) -> tuple[FileEntry, ...]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
-from aquarat_core.artifacts.records import Pin, Ref, read_pin, read_ref
+from aquarat_core.artifacts.records import READERS, Pin, Ref, read_each, read_pin, read_ref
 from aquarat_core.artifacts.store import name_of_ref
 from aquarat_core.artifacts.transfer import parallel_map
-
-Record = TypeVar("Record", Ref, Pin)
-
-READERS = 32
-"""Small objects that are read in parallel: on a bucket, each costs a round trip but hardly any bytes."""
 
 
 def all_artifacts(store: ArtifactStore) -> dict[str, Artifact | ArtifactError]:
@@ -44,24 +38,14 @@ def refs(store: ArtifactStore) -> dict[str, Ref | ArtifactError]:
     """All refs by asset name (`<experiment>/<asset>` for a named experiment); an error for those that cannot be
     read."""
     names = {key: name for key in store.backend.keys("refs/") if (name := name_of_ref(key))}
-    return {names[key]: ref for key, ref in _small(store, list(names), read_ref)}
+    return {names[key]: ref for key, ref in read_each(store.backend, names, read_ref)}
 
 
 def pins(store: ArtifactStore) -> dict[str, Pin | ArtifactError]:
     """All pins by the name of their object, which is the pinned hash; an error for those that cannot be read."""
     keys = [key for key in store.backend.keys("pins/") if key.endswith(".json")]
-    return {key.removeprefix("pins/").removesuffix(".json"): pin for key, pin in _small(store, keys, read_pin)}
-
-
-def _small(
-    store: ArtifactStore, keys: list[str], parse: Callable[[bytes, str], Record]
-) -> Iterator[tuple[str, Record | ArtifactError]]:
-    for key, found in zip(keys, parallel_map(store.backend.read, keys, READERS), strict=True):
-        if found is not None:
-            try:
-                yield key, parse(found.data, f"{store.uri}/{key}")
-            except ArtifactError as e:
-                yield key, e
+    read = read_each(store.backend, keys, read_pin)
+    return {key.removeprefix("pins/").removesuffix(".json"): pin for key, pin in read}
 
 
 def ancestry(

@@ -52,8 +52,8 @@ def add_artifact(command: argparse.ArgumentParser, name: str = "artifact") -> No
         command.add_argument(
             name,
             metavar="ASSET_OR_MANIFEST",
-            help="an asset's name (EXPERIMENT/ASSET in a named experiment) for its latest artifact, or (the beginning "
-            "of) a manifest hash",
+            help="an asset (EXPERIMENT/ASSET in a named experiment) for its latest artifact, a name that `aquarat "
+            "name` gave, or (the beginning of) a manifest's hash",
         )
     )
 

@@ -36,8 +36,8 @@ def add_commands(commands: Commands) -> None:
     )
     what = command.add_argument(
         "what", metavar="WHAT",
-        help="an asset (EXPERIMENT/ASSET in a named experiment), a manifest's hash or URI, hf://OWNER/NAME, or a "
-        "folder with a checkpoint",
+        help="an asset (EXPERIMENT/ASSET in a named experiment), a name, a manifest's hash or URI, hf://OWNER/NAME, or "
+        "a folder with a checkpoint",
     )  # fmt: skip
     complete_artifacts(what)
     command.add_argument("--system", default="", metavar="TEXT", help="a system message before the conversation")

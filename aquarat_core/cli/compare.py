@@ -34,8 +34,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "first",
         metavar="A",
-        help="a checkpoint, for its newest report, or an eval report: an asset's name (EXPERIMENT/ASSET in a named "
-        "experiment), (the beginning of) a manifest's hash, a manifest's URI in any store, or a folder of `eval --out`",
+        help="a checkpoint, for its newest report, or an eval report: an asset (EXPERIMENT/ASSET in a named "
+        "experiment), a name, (the beginning of) a manifest's hash, a manifest's URI in any store, or a folder "
+        "of `eval --out`",
     )
     command.add_argument("second", metavar="B", help="the one to judge, in the same ways")
     command.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
@@ -84,7 +85,7 @@ def _compare(arguments: argparse.Namespace) -> str | CheckFailed:
         "only_first_right": [flip for fell, _ in flipped for flip in fell],
         "only_second_right": [flip for _, rose in flipped for flip in rose],
     }  # fmt: skip
-    heads = [f"{letter}: {side.text()}" for letter, side in zip("AB", sides, strict=True)]
+    heads = [f"{letter}: {side.text(stores)}" for letter, side in zip("AB", sides, strict=True)]
     text = "\n".join([*heads, "", _table(found["lines"]), *_notes(found, looked), *_flip_texts(flipped)])
     said = answer(arguments, facts, text)
     return CheckFailed(said) if worse and arguments.fail_if_worse else said
@@ -94,10 +95,12 @@ def _compare(arguments: argparse.Namespace) -> str | CheckFailed:
 
 
 class _Stores:
-    """Every readable artifact of each store that is asked for, by its manifest's hash; each store is read once."""
+    """Every readable artifact of each store that is asked for, by its manifest's hash, and the names that they have;
+    each store is read once."""
 
     def __init__(self) -> None:
         self._read: dict[str, dict[str, Artifact]] = {}
+        self._names: dict[str, dict[str, list[str]]] = {}
 
     def all(self, store: ArtifactStore) -> dict[str, Artifact]:
         from aquarat_core.artifacts.survey import readable_artifacts
@@ -105,6 +108,11 @@ class _Stores:
         if store.uri not in self._read:
             self._read[store.uri] = readable_artifacts(store)
         return self._read[store.uri]
+
+    def names(self, store: ArtifactStore) -> dict[str, list[str]]:
+        if store.uri not in self._names:
+            self._names[store.uri] = by_hash(store)
+        return self._names[store.uri]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +138,9 @@ class _Side:
             "profile": checkpoint["profile"],
         }
 
-    def text(self) -> str:
+    def text(self, stores: _Stores) -> str:
         checkpoint = self.evaluated.report["checkpoint"]
-        known = by_hash(self.report.store) if self.report else {}
+        known = stores.names(self.report.store) if self.report else {}
         made = f" {beside(self.report.sha256, known)} of {self.report.manifest.created[:19]}Z" if self.report else ""
         whose = f"{checkpoint['asset']} {beside(checkpoint['manifest_sha256'], known)}, profile {checkpoint['profile']}"
         return f"{whose}, by {self.name}{made}"

@@ -75,7 +75,7 @@ def complete_profiles(action: argparse.Action) -> None:
 
 def _artifacts() -> Iterable[str]:
     from aquarat_core.artifacts import ArtifactStore
-    from aquarat_core.artifacts.names import names
+    from aquarat_core.artifacts.names import listed
     from aquarat_core.settings import store_uri
 
     # A bucket would have to be asked over the network at each key.
@@ -83,7 +83,7 @@ def _artifacts() -> Iterable[str]:
     if not uri.startswith("file://"):
         return ()
     store = ArtifactStore.open(uri)
-    return [*store.assets(), *names(store)]
+    return [*store.assets(), *listed(store)]
 
 
 def _profiles() -> Iterable[str]:

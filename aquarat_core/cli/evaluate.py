@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "artifact",
         metavar="CHECKPOINT",
-        help="an asset's name (EXPERIMENT/ASSET in a named experiment), for its latest artifact, (the beginning of) a "
+        help="an asset (EXPERIMENT/ASSET in a named experiment) for its latest artifact, a name, (the beginning of) a "
         "manifest's hash, or a manifest's URI in any store",
     )
     command.add_argument("--tasks", metavar="A,B", help="tasks to ask (default: the one that it was trained for)")

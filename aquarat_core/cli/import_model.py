@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from aquarat_core.artifacts import ArtifactStore
-from aquarat_core.artifacts.names import shown
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import answer, log
@@ -54,5 +53,5 @@ def _import(arguments: argparse.Namespace) -> str:
         "uri": artifact.uri,
     }
     what = opened.form if step is None else f"{opened.form}, step {step}"
-    text = f"{shown(artifact)}: {what}, tokenizer from {tokenizer}, now in {artifact.uri}"
+    text = f"{artifact.asset} {artifact.sha256[:12]}: {what}, tokenizer from {tokenizer}, now in {artifact.uri}"
     return answer(arguments, machine, text)

@@ -10,8 +10,7 @@ WIDTH = 80
 _NAME = 13
 _GROUP = 11
 HEAD = """\
-usage: aquarat COMMAND [ARGUMENT ...]
-`aquarat COMMAND --help` explains a command; most take --json.
+usage: aquarat COMMAND [ARGUMENT ...], explained by `aquarat COMMAND --help`
 """
 FOOT = """\
 examples:
@@ -19,7 +18,8 @@ examples:
   aquarat materialize rl_checkpoint --with-parents
   aquarat launch rl_checkpoint --set rl_checkpoint.steps=200 --follow
   aquarat chat rl_checkpoint
-options: --version, --help. All commands with their options: docs/cli.md"""
+
+options: --version, --help, for most commands --json. All: docs/cli.md"""
 
 
 def manual(commands: Iterable[Command], problems: Sequence[str] = ()) -> str:

@@ -48,13 +48,18 @@ def _name(arguments: argparse.Namespace) -> str | CheckFailed:
         return _list(arguments)
     if arguments.name is None:
         raise UsageError(f"which name should {arguments.artifact} have? aquarat name {arguments.artifact} NAME")
-    if arguments.name in STAGES:
-        raise GivenNameError(f"{arguments.name} is an asset: choose a name that no asset has")
+    check_no_stage(arguments.name)
     artifact = find_artifact(arguments.artifact, arguments.store)
     before = give(artifact, arguments.name, move=arguments.move)
     facts = {"name": arguments.name, "asset": artifact.asset, "manifest_sha256": artifact.sha256, "before": before}
     moved = f", and no longer {before[:12]}" if before else ""
     return answer(arguments, facts, f"{arguments.name} is {artifact.asset} {artifact.sha256[:12]}{moved}")
+
+
+def check_no_stage(name: str) -> None:
+    """Raises `GivenNameError` for the name of a stage, which is an asset's even if the store has none of it yet."""
+    if name in STAGES:
+        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
 
 
 def _list(arguments: argparse.Namespace) -> str | CheckFailed:

@@ -35,7 +35,8 @@ def add_commands(commands: Commands) -> None:
         "models",
         nargs="*",
         metavar="WHAT",
-        help="assets, manifest hashes, folders or hf://owner/name (default: the last checkpoint that the store has)",
+        help="assets, names, manifest hashes, folders or hf://owner/name (default: the last checkpoint that the store "
+        "has)",
     )
     command.add_argument("--port", type=int, default=8000, help="port (%(default)s; 0 takes a free one)")
     command.add_argument(
@@ -171,10 +172,12 @@ def _last_checkpoint(store: str) -> str:
 
 
 def _say(site: Site, url: str, token: str | None) -> None:
-    from aquarat_core.artifacts.names import shown
+    from aquarat_core.artifacts.names import by_hash, shown
 
+    stores = {served.artifact.store.uri: served.artifact.store for served in site.models.values() if served.artifact}
+    known = {uri: by_hash(store) for uri, store in stores.items()}
     for name, served in site.models.items():
-        held = shown(served.artifact) if served.artifact else "from a folder"
+        held = shown(served.artifact, known[served.artifact.store.uri]) if served.artifact else "from a folder"
         rows = site.worker.limits[name].rows
         print(f"{name}: {held}, {rows} answers at a time on {served.model.device}", file=sys.stderr)
     print(f"serving on {url} (API: {url}/v1)", file=sys.stderr)

@@ -50,7 +50,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--with-parents", action="store_true", help="include all ancestors")
 
     command = _command(group, "verify", _verify, "check everything in the store, or an artifact and its ancestors")
-    command.add_argument("artifact", nargs="*", metavar="ASSET_OR_MANIFEST")
+    command.add_argument(
+        "artifact", nargs="*", metavar="ASSET_OR_MANIFEST", help="assets, names or hashes (default: the whole store)"
+    )
     command.add_argument("--quick", action="store_true", help="compare sizes and checksums without reading files")
     command = _command(group, "gc", _gc, "list what nothing needs anymore; remove it with --delete")
     command.add_argument("--delete", action="store_true", help="remove it instead of listing it")
@@ -159,7 +161,8 @@ def _diff(arguments: argparse.Namespace) -> str:
     store = _open(arguments)
     left, right = (store.resolve(name) for name in (arguments.left, arguments.right))
     found = differences(left.manifest, right.manifest)
-    names = (shown(left), shown(right))
+    known = by_hash(store)
+    names = (shown(left, known), shown(right, known))
     rows = [("", "", *names), *((d.section, d.name, _text(d.left), _text(d.right)) for d in found)]
     human = table(rows) if found else f"{names[0]} and {names[1]} differ only in their runs and times"
     return answer(arguments, [dataclasses.asdict(d) for d in found], human)

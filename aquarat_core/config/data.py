@@ -232,13 +232,13 @@ class PretrainTextConfig(StrictModel):
     seed: int = 3
     """Decides which documents are generated."""
     duplicates: Literal["none", "exact", "near"] = "none"
-    """Which documents are left out of training because an earlier one, or one of validation, is the same: with `exact`
-    those that differ in case and white space only; with `near` also those that share most of their runs of 5 words, as
-    MinHash estimates. The first of them, in the order of the shards, stays; those of `added_documents` are not
-    compared."""
+    """Which training documents are left out because they repeat an earlier one or one of validation. `exact` leaves out
+    those that differ from it in case and white space only, `near` also those that share most of their runs of 5 words
+    with it, as MinHash estimates. Documents of `added_documents` are not compared."""
     decontaminate: tuple[str, ...] = ()
-    """Tasks of which no validation or test question may occur in a training document; those with 13 words in a row of
-    one are left out, counted, and some are shown. `task` is the profile's own."""
+    """Tasks whose validation and test questions must not occur in training documents. A document with 13 words in a row
+    of such a question, or with all of a shorter one, is left out; `left_out.json` has their number and some examples.
+    `task` is the profile's own task."""
     definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
     """Definitions of the tasks in `decontaminate`; filled in from the profile's `tasks`."""
 

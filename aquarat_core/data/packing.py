@@ -11,7 +11,6 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -21,6 +20,8 @@ from aquarat_core.errors import DataError
 
 BUFFER = 1_000
 NUMBERS_AT_ONCE = 10_000
+_NUMBER_BITS = 40
+_LAST_NUMBER = (1 << _NUMBER_BITS) - 1
 MANY_LEFT_OUT = 0.05
 """A warning is logged if a larger share of conversations is too long to be used."""
 
@@ -31,7 +32,7 @@ class Plan:
 
     starts: npt.NDArray[np.int64]
     """[P] start of each piece; the id there is replaced by a BOS (at a document's start it already is one)."""
-    lengths: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.integer]
     """[P] number of ids in each piece, including the BOS."""
     first: npt.NDArray[np.int64]
     """[N + 1] index of the first piece of each row."""
@@ -57,21 +58,21 @@ class PlannedRows:
 
     def __init__(self, shards: Sequence[npt.NDArray[np.integer]], plan: Plan, bos: int) -> None:
         self.plan, self._shards, self._bos = plan, shards, bos
-        self._edges = np.cumsum([0, *(len(shard) for shard in shards)])
+        # numpy's stubs do not declare the return type of `tolist`.
+        self._edges: list[int] = np.cumsum([0, *(len(shard) for shard in shards)]).tolist()
 
     def __len__(self) -> int:
         return len(self.plan)
 
-    def ids(self, rows: Iterable[int]) -> npt.NDArray[np.int64]:
-        """The ids [B, T + 1] of these rows."""
-        return np.stack([np.concatenate([self._piece(*piece) for piece in self.plan.pieces(row)]) for row in rows])
-
-    def _piece(self, start: int, length: int) -> npt.NDArray[np.int64]:
-        shard = int(np.searchsorted(self._edges, start, side="right")) - 1
-        at = start - self._edges[shard]
-        piece = np.array(self._shards[shard][at : at + length], dtype=np.int64)
-        piece[0] = self._bos
-        return piece
+    def fill(self, row: int, out: npt.NDArray[np.integer]) -> None:
+        """Write the ids of a row to `out` [T + 1]."""
+        at = 0
+        for start, length in self.plan.pieces(row):
+            shard = bisect_right(self._edges, start) - 1
+            begin = start - self._edges[shard]
+            out[at : at + length] = self._shards[shard][begin : begin + length]
+            out[at] = self._bos
+            at += length
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,49 +128,65 @@ def pack_documents(
 ) -> PackedText:
     """Applies `plan_documents` to `documents`, ids without BOS, and assembles the rows in memory."""
     dtype = id_dtype(vocab_size)
-    flat = [np.concatenate([np.asarray((bos, *ids), dtype) for ids in documents])]
-    plan = plan_documents(flat, T, bos, buffer)
-    return PackedText(PlannedRows(flat, plan, bos).ids(np.arange(len(plan))).astype(dtype), plan)
+    parts = [np.asarray((bos, *ids), dtype) for ids in documents]
+    plan = plan_documents(np.array([len(part) for part in parts], np.int64), T, buffer)
+    if not len(plan):
+        raise too_little_text(plan.tokens, T)
+    rows, packed = PlannedRows([np.concatenate(parts)], plan, bos), np.empty((len(plan), T + 1), dtype)
+    for row, out in enumerate(packed):
+        rows.fill(row, out)
+    return PackedText(packed, plan)
 
 
-def plan_documents(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int, buffer: int = BUFFER) -> Plan:
-    """Plans rows of T + 1 ids from flat `shards`, read as one, in which each document is a BOS and its ids.
+def too_little_text(tokens: int, T: int) -> DataError:
+    """The error for documents that do not fill one row."""
+    return DataError(f"{tokens:,} tokens of text do not fill one row of {T + 1}: give more text")
+
+
+def plan_documents(documents: npt.NDArray[np.integer], T: int, buffer: int = BUFFER) -> Plan:
+    """Plans rows of T + 1 ids from a flat file of `documents`: [D] number of ids of each, a BOS among them.
 
     If no waiting piece fits into the rest of a row, the shortest one is cropped to it. A remainder at the end that
-    does not fill a row is left out. Raises `DataError` if there is not one full row.
+    does not fill a row is left out, so there may be no row.
     """
-    waiting = _Waiting(((len(piece), piece) for piece in _pieces(shards, T, bos)), buffer)
-    starts: list[int] = []
-    lengths: list[int] = []
-    first = [0]
-    while waiting.fill():
-        row: list[range] = []
+    starts, lengths = _pieces(documents, T)
+    # One integer orders the waiting pieces by length and, among equals, the newest first.
+    keys: list[int] = ((lengths << _NUMBER_BITS) - np.arange(len(lengths), dtype=np.int64)).tolist()
+    waiting, coming = sorted(keys[:buffer]), iter(keys[buffer:])
+    row: list[int] = []
+    # As Python objects these would be the largest thing in memory.
+    taken, first, cropped = array("q"), array("q", [0]), array("q")
+    while waiting:
         free = T + 1
-        while free and waiting.fill():
-            piece = waiting.pop_largest(free) or waiting.pop_shortest()
-            row.append(piece[:free])
-            free -= len(row[-1])
-        if not free:
-            starts += [piece.start for piece in row]
-            lengths += [len(piece) for piece in row]
-            first.append(len(starts))
-    if len(first) == 1:
-        raise DataError(f"{waiting.tokens:,} tokens of text do not fill one row of {T + 1}: give more text")
-    return Plan(np.array(starts, np.int64), np.array(lengths, np.int64), np.array(first, np.int64), waiting.tokens)
+        while free > 0 and waiting:
+            fitting = bisect_left(waiting, (free << _NUMBER_BITS) + 1)
+            key = waiting.pop(fitting - 1 if fitting else 0)
+            if (arrived := next(coming, None)) is not None:
+                insort(waiting, arrived)
+            row.append(key)
+            free -= (key + _LAST_NUMBER) >> _NUMBER_BITS
+        if free <= 0:
+            taken.extend(row)
+            first.append(len(taken))
+            cropped.append(-free)
+        row.clear()
+    numbers = -np.array(taken, np.int64) & _LAST_NUMBER
+    edges, kept = np.array(first, np.int64), lengths[numbers]
+    kept[edges[1:] - 1] -= np.array(cropped, np.int64)
+    return Plan(starts[numbers], kept, edges, int(lengths.sum()))
 
 
-def _pieces(shards: Sequence[npt.NDArray[np.integer]], T: int, bos: int) -> Iterator[range]:
-    """Positions of the documents in the concatenated shards, cut into pieces where they are longer than T.
+def _pieces(documents: npt.NDArray[np.integer], T: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Starts and lengths of the documents in their file, cut into pieces where they are longer than T.
 
     A piece that starts within a document includes the position before it, which will hold its BOS.
     """
-    base = 0
-    for shard in shards:
-        edges = [*(np.flatnonzero(shard == bos) + base).tolist(), base + len(shard)]
-        for start, end in pairwise(edges):
-            for at in range(start, end - 1, T):
-                yield range(at, min(at + T + 1, end))
-        base += len(shard)
+    sizes = documents.astype(np.int64)
+    ends = np.cumsum(sizes)
+    counts = -(-(sizes - 1) // T)
+    before = np.arange(counts.sum(), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.repeat(ends - sizes, counts) + T * before
+    return starts, np.minimum(np.repeat(ends, counts) - starts, T + 1)
 
 
 def plan_conversations(lengths: npt.NDArray[np.int64], T: int, buffer: int = BUFFER) -> ConversationPlan:
@@ -230,9 +247,6 @@ class _Waiting(Generic[_Item]):
         """The largest item of at most `space` tokens; among equals, the oldest."""
         i = bisect_right(self._by_length, (space, 1))
         return self._pop(i - 1) if i else None
-
-    def pop_shortest(self) -> _Item:
-        return self._pop(0)
 
     def pop_oldest(self) -> _Item:
         number, (length, _) = next(iter(self._items.items()))

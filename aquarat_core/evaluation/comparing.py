@@ -79,7 +79,7 @@ class Line(TypedDict):
     test: str
     p: float
     p_corrected: float
-    """The p-value after Holm's correction over all lines."""
+    """The p-value after the correction over all lines."""
     minimum_detectable: float | None
     """The smallest difference that would be found four times out of five at p < 0.05 / number of lines; None if there
     is none, or too few questions differ to say."""
@@ -169,9 +169,10 @@ def side_by_side(first: Sequence[Answers], second: Sequence[Answers], common: bo
     return SideBySide(lines=lines, not_compared=unpaired)
 
 
-def correct(lines: Sequence[Line]) -> None:
+def correct(lines: Sequence[Line], how: st.Correction = "holm") -> None:
     """Fills in what depends on the number of lines: corrected p-values, findings and detectable differences."""
-    for line, p in zip(lines, st.holm([line["p"] for line in lines]), strict=True):
+    adjusted = st.holm if how == "holm" else st.benjamini_hochberg
+    for line, p in zip(lines, adjusted([line["p"] for line in lines]), strict=True):
         line["p_corrected"] = p
         line["verdict"] = paired_verdict(line["difference"], line["difference_lo"], line["difference_hi"], p)
         line["minimum_detectable"] = _detectable(line, ALPHA / len(lines))
@@ -275,7 +276,7 @@ def _rate(questions: Mapping[str, Sequence[Record]]) -> Rate:
 
 
 def _detectable(line: Line, alpha: float) -> float | None:
-    """The smallest detectable difference at that level; Holm's correction is at least as lenient."""
+    """The smallest detectable difference at that level; the corrections are at least as lenient."""
     n, moved = line["n"], line["fell"] + line["rose"]
     if line["test"] == MCNEMAR:
         return detectable_by_mcnemar(n, moved / n, alpha=alpha)

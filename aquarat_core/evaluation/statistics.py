@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 SMALLEST_P = 1e-300
 """P-values below this are printed as "< 1e-300": floats end a little below it, and 0 would claim too much."""
 RESAMPLES = 10_000
+Correction = Literal["holm", "benjamini-hochberg"]
+"""How the p-values of many comparisons are corrected."""
 
 
 class Uniformity(NamedTuple):
@@ -160,16 +162,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted so that the expected share of false findings among all findings stays at the level (Benjamini &
-    Hochberg 1995).
-
-    The i-th smallest of m is multiplied by m / i, and is at most the one after it. In the given order.
+    Hochberg 1995). In the given order.
     """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i], reverse=True)
-    adjusted, smallest = [0.0] * len(p_values), 1.0
-    for rank, i in enumerate(order):
-        smallest = min(smallest, len(p_values) / (len(p_values) - rank) * p_values[i])
-        adjusted[i] = smallest
-    return adjusted
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(p_values).tolist() if p_values else []
 
 
 def uniformity(counts: Sequence[int]) -> Uniformity:

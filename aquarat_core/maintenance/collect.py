@@ -2,9 +2,9 @@
 
 It keeps everything that can be reached, with all ancestors, from refs, pins, names, the hashes that a caller gives
 (Dagster's materializations) and the inputs of recently active jobs; and everything younger than a day, reachable or
-not. Records of shards are kept with their files as long as unfinished training, and longer while artifacts that are
-kept have all those files, so that a shard that is added next month is the only one that is made. A publication that
-finds a blob in place touches it, and an object that was touched or written after it was listed is not deleted.
+not. Records of shards and their files are kept as long as unfinished training, and after that while a kept artifact
+has all of their files, so that adding one shard next month makes only that one. A publication that finds a blob in
+place touches it, and an object that was touched or written after it was listed is not deleted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.names import names
-from aquarat_core.artifacts.records import ResultRecord, SpecRecord, parse_job_record
+from aquarat_core.artifacts.records import READERS, ResultRecord, SpecRecord, parse_job_record, read_each
 from aquarat_core.artifacts.store import asset_of, blob_key
-from aquarat_core.artifacts.survey import READERS, ancestry, pins, read_artifacts, refs
+from aquarat_core.artifacts.survey import ancestry, pins, read_artifacts, refs
 from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.maintenance.shards import files_of, old_shards
 
@@ -156,18 +156,17 @@ def _needs_of_jobs(store: ArtifactStore, jobs: list[Stat], now: float) -> tuple[
     keys += [s.key for s in jobs if s.key.endswith("/result.json") and now - s.modified < WORK_RETENTION]
     hashes: set[str] = set()
     unread: list[ArtifactError] = []
-    for key, found in zip(keys, parallel_map(store.backend.read, keys, READERS), strict=True):
-        if found is not None:
-            try:
-                hashes |= _named_by(key, found.data, f"{store.uri}/{key}")
-            except ArtifactError as e:
-                unread.append(e)
+    for _, found in read_each(store.backend, keys, _named_by):
+        if isinstance(found, ArtifactError):
+            unread.append(found)
+        else:
+            hashes |= found
     return hashes, unread
 
 
-def _named_by(key: str, data: bytes, uri: str) -> set[str]:
+def _named_by(data: bytes, uri: str) -> set[str]:
     """Manifests that a spec or a result names."""
-    if key.endswith("/result.json"):
+    if uri.endswith("/result.json"):
         made = parse_job_record(ResultRecord, data, uri).manifest_sha256
         return {made} if made else set()
     return {parent.manifest_sha256 for parent in parse_job_record(SpecRecord, data, uri).inputs.values()}

@@ -16,9 +16,8 @@ from aquarat_core.artifacts.records import Pin, Ref
 from aquarat_core.artifacts.store import asset_of, blob_key
 from aquarat_core.artifacts.survey import all_artifacts, ancestry, pins, refs
 from aquarat_core.artifacts.transfer import OnBytes, no_progress, parallel_map
-from aquarat_core.maintenance.shards import wrong_shards
+from aquarat_core.maintenance.shards import BLOBS_AT_ONCE, wrong_shards
 
-BLOBS_AT_ONCE = 8
 Found = Mapping[str, Artifact | ArtifactError]
 Claim = tuple[Artifact, FileEntry]
 

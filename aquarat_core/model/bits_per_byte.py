@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from aquarat_core.data.rows import Rows
-from aquarat_core.data.tokens import from_numpy
+from aquarat_core.data.tensors import from_numpy
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
 

@@ -38,7 +38,7 @@ NORM_EPS = torch.finfo(torch.float32).eps
 
 def applies(x: Tensor) -> bool:
     """Whether to use these functions for `x`; the compiler does its own fusion."""
-    return enabled and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return enabled and x.is_cpu and not torch.compiler.is_compiling()
 
 
 # torch calls each `backward` with one gradient for each output; its stub has `*grad_outputs` there.
@@ -101,8 +101,10 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def rotary_norm(x_BTHD: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     """scale x norm(rotate(x)), `cos` and `sin` broadcasting to [B, T, 1, D/2]."""
-    if not torch.is_grad_enabled():
-        return _rotated(_normalized(x_BTHD, scale)[0], cos, sin)
+    if not torch.is_grad_enabled():  # fewer operations than `_rotated`
+        x1, x2 = _normalized(x_BTHD, scale)[0].chunk(2, dim=-1)
+        y1, y2 = torch.addcmul(x1 * cos, x2, sin), torch.addcmul(x2 * cos, x1, sin, value=-1)
+        return torch.cat((y1, y2), dim=-1)
     return _RotaryNorm.apply(x_BTHD, cos, sin, scale)
 
 

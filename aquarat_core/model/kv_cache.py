@@ -15,7 +15,7 @@ Q = H / K queries of one key/value head, N blocks of S generated tokens of a row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,13 @@ from aquarat_core.runtime.memory import huge_zeros
 
 CPU_BLOCK = 32
 """Generated tokens in one block in bfloat16 on a CPU; elsewhere a row has one block, of which the used part is read."""
+
+
+MAX_VIEWS = 64
+"""Sizes of batches for which views of the KV cache are kept."""
+
+Layer = tuple[Tensor, Tensor]
+"""Views of the keys and of the values of a layer."""
 
 
 class CacheView(Protocol):
@@ -94,6 +101,7 @@ class KVCache:
         n_recent = max(config.embedding_taps, 1)
         self.recent_RN = torch.full((rows, n_recent), -1, dtype=torch.long, device=device)
         """The last token ids of each row, oldest first; -1 before the start of the row."""
+        self._views: dict[tuple[str, int, int], list[Layer]] = {}
 
     def fits(self, prompts: int, prompt_len: int, slots: int, rows: int, row_len: int) -> bool:
         """Whether a batch of this size fits; the numbers of slots and rows must be equal."""
@@ -120,6 +128,32 @@ class KVCache:
         self.prompt_k_LPKDT[..., :keep] = old_k[..., :keep]
         self.prompt_v_LPKTD = self._zeros(*old_v.shape[:3], prompt_len, old_v.size(4))
         self.prompt_v_LPKTD[:, :, :, :keep] = old_v[:, :, :, :keep]
+        self._views.clear()
+
+    def prompt_layers(self, prompts: int, length: int) -> list[Layer]:
+        """Keys [P x K, D, T] and values [P x K, T, D] of the first tokens of the first prompts, for each layer."""
+
+        def layer(i: int) -> Layer:
+            k_PKDT, v_PKTD = self.prompt_k_LPKDT[i, :prompts, :, :, :length], self.prompt_v_LPKTD[i, :prompts]
+            return k_PKDT.flatten(0, 1), v_PKTD[:, :, :length].flatten(0, 1)
+
+        return self._kept(("prompts", prompts, length), layer)
+
+    def row_layers(self, block: int, rows: int) -> list[Layer]:
+        """Keys and values [R x K, S, D] of a block of the first rows, for each layer."""
+
+        def layer(i: int) -> Layer:
+            return self.row_k_LNRKSD[i, block, :rows].flatten(0, 1), self.row_v_LNRKSD[i, block, :rows].flatten(0, 1)
+
+        return self._kept(("rows", block, rows), layer)
+
+    def _kept(self, key: tuple[str, int, int], layer: Callable[[int], Layer]) -> list[Layer]:
+        """The views of all layers: to make them anew takes as long as a step's attention in few rows."""
+        if key not in self._views:
+            if len(self._views) >= MAX_VIEWS:
+                self._views.clear()
+            self._views[key] = [layer(i) for i in range(len(self.row_k_LNRKSD))]
+        return self._views[key]
 
     def move_rows(self, source: Tensor, target: Tensor, n_generated: int) -> None:
         """Copy the rows `source`, which have up to `n_generated` generated tokens, to `target`."""
@@ -192,6 +226,8 @@ class DecodeShape:
     """All rows have exactly `n_generated` generated tokens: no mask is needed."""
     in_slot_order: bool = False
     """Row i is in slot i of the concatenated slots of all prompts: no indices are needed."""
+    same_prompt_len: bool = False
+    """All prompts have exactly `prompt_len` tokens: no mask is needed for them."""
 
 
 class Decode:
@@ -213,27 +249,26 @@ class Decode:
         device, n_read = kv_cache.n_generated_R.device, (self.blocks - 1) * kv_cache.block + self.n_last
         newest_R, prompt_R = kv_cache.n_generated_R[:rows] - 1, kv_cache.prompt_R[:rows]
         self.positions_R = kv_cache.prompt_lengths_P[prompt_R] + newest_R
-        unseen_PT = torch.arange(self.prompt_len, device=device) >= kv_cache.prompt_lengths_P[:prompts, None]
-        self.prompt_bias = self._bias(unseen_PT)
+        self.prompt_layers = kv_cache.prompt_layers(prompts, self.prompt_len)
+        self.row_layers = [kv_cache.row_layers(block, rows) for block in range(self.blocks)]
         self.gather_index_R = self.scatter_index_R = None
         if not shape.in_slot_order:
             self.gather_index_R = prompt_R * kv_cache.slots + kv_cache.slot_R[:rows]
             dead_R = torch.zeros_like(self.gather_index_R, dtype=torch.bool) if live_R is None else ~live_R[:rows]
             self.scatter_index_R = self.gather_index_R.masked_fill(dead_R, prompts * kv_cache.slots)
             """The same, but dead rows get a trash slot after the last one."""
-        self.newest_R, self.generated_bias = newest_R, None
+        self.newest_R, self.prompt_bias, self.generated_bias = newest_R, None, None
+        if not shape.same_prompt_len or self.prompt_len > shape.prompt_len:
+            unseen_PT = torch.arange(self.prompt_len, device=device) >= kv_cache.prompt_lengths_P[:prompts, None]
+            self.prompt_bias = self._bias(unseen_PT)
         if not shape.same_age or n_read > n_generated:
             self.generated_bias = self._bias(torch.arange(n_read, device=device) > newest_R[:, None])
-        if shape.same_age:
-            block, offset = divmod(n_generated - 1, kv_cache.block)
-            self.new = (block, slice(rows), slice(None), offset)
-        else:
-            self.new = (
-                newest_R // kv_cache.block,
-                torch.arange(rows, device=device),
-                slice(None),
-                newest_R % kv_cache.block,
-            )
+        self.offset = (n_generated - 1) % kv_cache.block
+        """Where all rows write, in the last block that is read; else they write to `new`."""
+        self.new = None
+        if not shape.same_age:
+            block_R, offset_R = newest_R // kv_cache.block, newest_R % kv_cache.block
+            self.new = (block_R, torch.arange(rows, device=device), slice(None), offset_R)
 
     def positions(self, n: int) -> Tensor:
         return self.positions_R[:, None]
@@ -248,35 +283,45 @@ class Decode:
 
     def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
         m = self.kv_cache
-        m.row_k_LNRKSD[layer][self.new] = k_BKTD[:, :, 0].to(m.dtype)
-        m.row_v_LNRKSD[layer][self.new] = v_BKTD[:, :, 0].to(m.dtype)
+        if self.new is not None:
+            m.row_k_LNRKSD[layer][self.new] = k_BKTD[:, :, 0].to(m.dtype)
+            m.row_v_LNRKSD[layer][self.new] = v_BKTD[:, :, 0].to(m.dtype)
+            return
+        for block_ZSD, x_BKTD in zip(self.row_layers[-1][layer], (k_BKTD, v_BKTD), strict=True):
+            block_ZSD.select(1, self.offset).copy_(x_BKTD.reshape(-1, x_BKTD.size(3)))
 
     def attend(self, layer: int, q_BHTD: Tensor, window: int) -> Tensor:
         m, (R, H, _, D) = self.kv_cache, q_BHTD.shape
-        P, K, T = self.prompts, m.row_k_LNRKSD.size(3), self.prompt_len
-        q_RKQD = (q_BHTD.to(m.dtype) * D**-0.5).view(R, K, H // K, D)
+        K, T = m.row_k_LNRKSD.size(3), self.prompt_len
+        Q, (prompt_k, prompt_v) = H // K, self.prompt_layers[layer]
+        q_RKQD = (q_BHTD.to(m.dtype) * D**-0.5).view(R, K, Q, D)
+        generated = [self._read(layers[layer], block) for block, layers in enumerate(self.row_layers)]
 
-        prompt_PKGQT = self._to_slots(q_RKQD) @ m.prompt_k_LPKDT[layer, :P, :, :, :T]
-        prompt_PKGQT += self.prompt_bias
-        generated = [q_RKQD @ k_RKSD.transpose(2, 3) for k_RKSD in self._generated(m.row_k_LNRKSD[layer])]
-        scores = torch.cat((self._to_rows(prompt_PKGQT, H // K), *generated), dim=-1)
+        prompt_XYT = torch.bmm(self._to_slots(q_RKQD), prompt_k)
+        if self.prompt_bias is not None:
+            prompt_XYT.view(self.prompts, K, -1, T).add_(self.prompt_bias)
+        flat_ZQD = q_RKQD.view(R * K, Q, D)
+        of_blocks = [torch.bmm(flat_ZQD, k_ZSD.transpose(1, 2)) for k_ZSD, _ in generated]
+        scores = torch.cat((self._to_rows(prompt_XYT, K, Q), *of_blocks), dim=-1)
+        scores_RKQX = scores.view(R, K, Q, -1)
         if self.generated_bias is not None:
-            scores[..., T:] += self.generated_bias
-        if window < scores.size(3):
-            scores.masked_fill_(self._far(window, scores.size(3)), -torch.inf)
-        weights = torch.softmax(scores, dim=-1)
+            scores_RKQX[..., T:] += self.generated_bias
+        if window < scores.size(-1):
+            scores_RKQX.masked_fill_(self._far(window, scores.size(-1)), -torch.inf)
+        sizes = [T, *(v_ZSD.size(1) for _, v_ZSD in generated)]
+        prompt_weights, *weights = torch.softmax(scores, dim=-1).split_with_sizes(sizes, dim=-1)
 
-        prompt_PKGQD = self._to_slots(weights[..., :T]) @ m.prompt_v_LPKTD[layer, :P, :, :T]
-        y_RKQD = self._to_rows(prompt_PKGQD, H // K)
-        for i, v_RKSD in enumerate(self._generated(m.row_v_LNRKSD[layer])):
-            start = T + i * m.block
-            y_RKQD = y_RKQD + weights[..., start : start + v_RKSD.size(2)] @ v_RKSD
-        return y_RKQD.to(q_BHTD.dtype).view(R, H, 1, D)
+        y = self._to_rows(torch.bmm(self._to_slots(prompt_weights.view(R, K, Q, T)), prompt_v), K, Q)
+        for part, (_, v_ZSD) in zip(weights, generated, strict=True):
+            y = y + torch.bmm(part, v_ZSD)
+        return y.to(q_BHTD.dtype).view(R, H, 1, D)
 
-    def _generated(self, blocks_NRKSD: Tensor) -> list[Tensor]:
-        """The keys or values [R, K, S, D] of the generated tokens that are read, block by block."""
-        rows = blocks_NRKSD[: self.blocks, : self.rows].unbind(0)
-        return [*rows[:-1], rows[-1][:, :, : self.n_last]]
+    def _read(self, views: Layer, block: int) -> Layer:
+        """The keys and values [R x K, S, D] of the generated tokens of `block` that are read."""
+        k_ZSD, v_ZSD = views
+        if block < self.blocks - 1 or self.n_last == k_ZSD.size(1):
+            return views
+        return k_ZSD[:, : self.n_last], v_ZSD[:, : self.n_last]
 
     def _bias(self, unseen_BX: Tensor) -> Tensor:
         """The bias [B, 1, 1, X] to add to scores."""
@@ -291,18 +336,23 @@ class Decode:
         return (at_X <= oldest_RX)[:, None, None]
 
     def _to_slots(self, x_RKQX: Tensor) -> Tensor:
-        """[R, K, Q, X] to [P, K, G x Q, X]: the rows of a prompt side by side, zeros in empty slots."""
+        """[R, K, Q, X] to [P x K, G x Q, X]: the rows of a prompt side by side, zeros in empty slots."""
         P, G, (_, K, Q, X) = self.prompts, self.kv_cache.slots, x_RKQX.shape
         slots = x_RKQX
         if self.scatter_index_R is not None:
             slots = x_RKQX.new_zeros((P * G + 1, K, Q, X)).index_copy_(0, self.scatter_index_R, x_RKQX)[: P * G]
-        return slots.view(P, G, K, Q, X).transpose(1, 2).reshape(P, K, G * Q, X)
+        if G == 1:
+            return slots.view(P * K, Q, X)
+        return slots.view(P, G, K, Q, X).transpose(1, 2).reshape(P * K, G * Q, X)
 
-    def _to_rows(self, x_PKGX: Tensor, Q: int) -> Tensor:
-        """[P, K, G x Q, X] back to [R, K, Q, X]."""
-        P, G, (_, K, _, X) = self.prompts, self.kv_cache.slots, x_PKGX.shape
-        slots = x_PKGX.view(P, K, G, Q, X).transpose(1, 2).reshape(P * G, K, Q, X)
-        return slots if self.gather_index_R is None else slots.index_select(0, self.gather_index_R)
+    def _to_rows(self, x_PKGX: Tensor, K: int, Q: int) -> Tensor:
+        """[P x K, G x Q, X] back to [R x K, Q, X]."""
+        P, G, X = self.prompts, self.kv_cache.slots, x_PKGX.size(2)
+        if G > 1:
+            x_PKGX = x_PKGX.view(P, K, G, Q, X).transpose(1, 2)
+        if self.gather_index_R is None:
+            return x_PKGX.reshape(-1, Q, X)
+        return x_PKGX.reshape(P * G, K, Q, X).index_select(0, self.gather_index_R).view(-1, Q, X)
 
 
 def last_ids(prompts: Sequence[Sequence[int]], n: int) -> Tensor:

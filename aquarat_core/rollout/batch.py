@@ -228,6 +228,7 @@ class Batch:
             n_generated=self._longest(),
             same_age=len({start for start, _ in self._ages}) == 1,
             in_slot_order=self._in_slot_order,
+            same_prompt_len=min(self.prompt_lengths) == max(self.prompt_lengths),
         )
 
     def harvest(self) -> int:

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import nn
 
 from aquarat_core.errors import UsageError
 from aquarat_core.model.kv_cache import KVCache
@@ -42,10 +41,7 @@ class Engine:
             graph_capture = CudaGraphs()
         self.graph_capture = graph_capture
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        # Only matrices: embeddings are looked up, not multiplied, and keep the trainer's precision.
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear):
-                module.to(model.compute_dtype)
+        self.model.prepare_generation()
         self._runner: GraphRunner | None = None
 
     @torch.no_grad()

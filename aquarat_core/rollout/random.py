@@ -32,7 +32,10 @@ def _shift_right(x: Tensor, n: int) -> Tensor:
 
 
 def uniform(keys_B: Tensor, position: Tensor | int) -> Tensor:
-    """One float32 draw [B] in [0, 1) for each int64 key at this position of its row (one for all, or [B])."""
+    """One float32 draw [B] in [0, 1) for each int64 key at this position of its row (one for all, or [B]).
+
+    Other shapes are broadcast.
+    """
     advance = (position + 1) * _GOLDEN  # products of int64 tensors wrap around on their own
     z = keys_B + (_wrapped(advance) if isinstance(advance, int) else advance)
     z = (z ^ _shift_right(z, 30)) * _MIX1

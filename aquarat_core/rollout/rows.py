@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aquarat_core.model.kv_cache import Decode, DecodeShape, KVCache
 from aquarat_core.model.transformer import Transformer
+from aquarat_core.rollout.random import uniform
 from aquarat_core.rollout.sampling import Sampling, sample_head
 
 LOGITS_PER_DRAW = 1 << 18
@@ -39,7 +40,8 @@ class DeviceRows:
         device, C = kv_cache.n_generated_R.device, model.config.dim
         self.hidden_RC = torch.zeros((R, C), dtype=model.compute_dtype, device=device)
         """Hidden state of each row's last token, from which the next token is sampled."""
-        self.keys_R = torch.zeros(R, dtype=torch.long, device=device)
+        self.uniform_RS = torch.zeros((R, S + 1), device=device)
+        """The random number of each token of a row, drawn when it starts."""
         self.budget_R = torch.ones(R, dtype=torch.long, device=device)
         """Number of tokens after which a row ends."""
         self.live_R = torch.zeros(R, dtype=torch.bool, device=device)
@@ -65,11 +67,9 @@ class DeviceRows:
         """Tokens [B] and their log-probabilities [B] of B `rows`: of those indices, or of that many from the first."""
         at, model = rows if isinstance(rows, Tensor) else slice(rows), self.model
         raw_BV = model.head(self.hidden_RC[at])
-        keys_B, n_generated_B = self.keys_R[at], self.kv_cache.n_generated_R[at]
-        at_once = max(1, LOGITS_PER_DRAW // model.vocab_size) if raw_BV.device.type == "cpu" else len(keys_B)
-        return sample_head(
-            raw_BV, model.softcap, how, keys_B, n_generated_B, model.vocab_size, model.config.softcap, at_once
-        )
+        uniform_B = self.uniform_RS[at].gather(1, self.kv_cache.n_generated_R[at, None])[:, 0]
+        at_once = max(1, LOGITS_PER_DRAW // model.vocab_size) if raw_BV.device.type == "cpu" else len(uniform_B)
+        return sample_head(raw_BV, model.softcap, how, uniform_B, model.vocab_size, model.config.softcap, at_once)
 
     def logprobs(self, rows: Tensor) -> Tensor:
         """Log-probabilities [B, V] of the next token of B `rows` at temperature 1."""
@@ -95,13 +95,15 @@ class DeviceRows:
 
     def start(self, rows: Tensor, hidden_BC: Tensor, keys_B: Tensor, budgets_B: Tensor) -> None:
         """Start new completions in `rows`, which the KV cache has already started."""
-        self.hidden_RC[rows], self.keys_R[rows], self.budget_R[rows] = hidden_BC, keys_B, budgets_B
+        self.hidden_RC[rows], self.budget_R[rows] = hidden_BC, budgets_B
+        positions_S = torch.arange(self.uniform_RS.size(1), device=keys_B.device)
+        self.uniform_RS[rows] = uniform(keys_B[:, None], positions_S)
         self.live_R[rows], self.ended_R[rows] = True, False
 
     def compact(self, source: Tensor, target: Tensor, n_generated: int) -> None:
         """Copy the rows `source`, which have up to `n_generated` generated tokens, to `target`."""
         self.kv_cache.move_rows(source, target, n_generated)
-        decided = (self.keys_R, self.budget_R, self.live_R, self.ended_R)
+        decided = (self.uniform_RS, self.budget_R, self.live_R, self.ended_R)
         for state in (self.hidden_RC, *decided, self.tokens_RS, self.logp_RS):
             state[target] = state[source]
 

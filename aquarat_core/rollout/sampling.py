@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquarat_core.errors import UsageError
-from aquarat_core.rollout.random import uniform
 
 BLOCK = 64
 """Tokens in one block of the vocabulary."""
@@ -69,11 +68,9 @@ class Sampling:
         return bound / self.temperature <= MAX_EXPONENT
 
 
-def sample(
-    logits_BV: Tensor, how: Sampling, keys_B: Tensor, position: Tensor | int, bound: float = torch.inf
-) -> tuple[Tensor, Tensor]:
+def sample(logits_BV: Tensor, how: Sampling, uniform_B: Tensor, bound: float = torch.inf) -> tuple[Tensor, Tensor]:
     """Next tokens [B] and their log-probabilities [B] under the distribution that they were drawn from; those of greedy
-    tokens are at temperature 1. `position` counts the draws of a row, one number for all or [B].
+    tokens are at temperature 1. `uniform_B` are random numbers in [0, 1).
 
     No logit may exceed `bound`. If it is low enough, the maximum is not computed, and the logits are overwritten.
     """
@@ -86,25 +83,29 @@ def sample(
         scaled_BV = _cut(logits_BV / how.temperature, how)
         weights_BV = (scaled_BV - scaled_BV.amax(dim=1, keepdim=True)).exp_()
     weights_BNK = _blocks(weights_BV)
-    rows_B = torch.arange(len(keys_B), device=keys_B.device)
-    return _drawn(weights_BNK.sum(dim=2), lambda block_B: weights_BNK[rows_B, block_B], keys_B, position)
+    rows_B = torch.arange(len(uniform_B), device=uniform_B.device)
+    return _drawn(weights_BNK.sum(dim=2), lambda block_B: weights_BNK[rows_B, block_B], uniform_B)
 
 
 def sample_head(
     raw_BV: Tensor,
     logits: Callable[[Tensor], Tensor],
     how: Sampling,
-    keys_B: Tensor,
-    position_B: Tensor,
+    uniform_B: Tensor,
     vocab_size: int,
     bound: float,
     at_once: int,
 ) -> tuple[Tensor, Tensor]:
     """The same as `sample` of `logits(raw_BV)`, computed for `at_once` rows at a time, so that intermediate values
-    stay in the CPU's cache. `logits` works elementwise, and drops all but `vocab_size` columns."""
+    stay in the CPU's cache. `logits` works elementwise, and drops all but `vocab_size` columns.
+
+    `raw_BV` may be overwritten.
+    """
+    if len(raw_BV) <= at_once:
+        return sample(logits(raw_BV), how, uniform_B, bound)
     if how.is_greedy or how.cuts or not how.is_bounded(bound):
-        parts = zip(*(torch.split(x, at_once) for x in (raw_BV, keys_B, position_B)), strict=True)
-        drawn = [sample(logits(raw), how, keys, position, bound) for raw, keys, position in parts]
+        parts = zip(torch.split(raw_BV, at_once), torch.split(uniform_B, at_once), strict=True)
+        drawn = [sample(logits(raw), how, uniform, bound) for raw, uniform in parts]
         return torch.cat([tokens for tokens, _ in drawn]), torch.cat([logp for _, logp in drawn])
 
     def weights(raw: Tensor) -> Tensor:
@@ -118,21 +119,21 @@ def sample_head(
         return _blocks(found_BK)[:, 0].masked_fill(columns_BK >= vocab_size, 0.0)
 
     sums_BN = torch.cat([_blocks(weights(raw)).sum(dim=2) for raw in torch.split(raw_BV, at_once)])
-    return _drawn(sums_BN, inside, keys_B, position_B)
+    return _drawn(sums_BN, inside, uniform_B)
 
 
-def _drawn(
-    sums_BN: Tensor, inside: Callable[[Tensor], Tensor], keys_B: Tensor, position: Tensor | int
-) -> tuple[Tensor, Tensor]:
+def _drawn(sums_BN: Tensor, inside: Callable[[Tensor], Tensor], uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens [B] and log-probabilities [B] from the block sums; `inside` returns one block of weights per row."""
-    totals_B = sums_BN.sum(dim=1)
+    totals_B1 = sums_BN.sum(dim=1, keepdim=True)
     # Scaled by the row's actual sum: after rounding, probabilities would not sum to exactly 1.
-    goal_B = uniform(keys_B, position) * totals_B
-    block_B, before_B = _find(sums_BN, goal_B)
-    inside_BK = inside(block_B)
-    within_B, _ = _find(inside_BK, goal_B - before_B)
-    chosen_B = inside_BK.gather(1, within_B[:, None]).squeeze(1)
-    return block_B * BLOCK + within_B, (chosen_B / totals_B).log_()
+    goal_B1 = uniform_B[:, None] * totals_B1
+    cumulative_BN = sums_BN.cumsum(dim=1)
+    block_B1 = _find(cumulative_BN, goal_B1)
+    before_B1 = F.pad(cumulative_BN, (1, 0)).gather(1, block_B1)
+    inside_BK = inside(block_B1[:, 0])
+    within_B1 = _find(inside_BK.cumsum(dim=1), goal_B1 - before_B1)
+    tokens_B1 = torch.add(within_B1, block_B1, alpha=BLOCK)
+    return tokens_B1[:, 0], inside_BK.gather(1, within_B1).div_(totals_B1).log_()[:, 0]
 
 
 def _tempered(logits_BV: Tensor, how: Sampling) -> Tensor:
@@ -146,16 +147,13 @@ def _blocks(weights_BV: Tensor) -> Tensor:
     return padded.view(len(padded), -1, BLOCK)
 
 
-def _find(weights_BK: Tensor, goal_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Index [B] of the first weight whose cumulative sum exceeds the goal, and the sum [B] before it.
+def _find(cumulative_BK: Tensor, goal_B1: Tensor) -> Tensor:
+    """Index [B, 1] of the first cumulative sum that exceeds the goal.
 
     Rounding can move a goal to or beyond the last sum; the result is then the last weight above zero.
     """
-    cumulative_BK = weights_BK.cumsum(dim=1)
-    goal_B = torch.minimum(goal_B, torch.nextafter(cumulative_BK[:, -1], goal_B.new_zeros(())))
-    found_B1 = (cumulative_BK <= goal_B[:, None]).sum(dim=1, keepdim=True)
-    before_B1 = cumulative_BK.gather(1, (found_B1 - 1).clamp(min=0)).masked_fill_(found_B1 == 0, 0.0)
-    return found_B1.squeeze(1), before_B1.squeeze(1)
+    goal_B1 = torch.minimum(goal_B1, torch.nextafter(cumulative_BK[:, -1:], goal_B1.new_zeros(())))
+    return (cumulative_BK <= goal_B1).sum(dim=1, keepdim=True)
 
 
 def _cut(scaled_BV: Tensor, how: Sampling) -> Tensor:

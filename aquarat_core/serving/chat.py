@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from aquarat_core.artifacts import Artifact, ArtifactError
-from aquarat_core.artifacts.names import by_hash
 from aquarat_core.artifacts.survey import ancestry
 from aquarat_core.errors import UserError
+from aquarat_core.serving.catalog import Catalog
 from aquarat_core.serving.explorer.views import Explorer
 from aquarat_core.serving.openai.bodies import parse
 from aquarat_core.serving.pages import LINKS, NotFound, data, endpoint, in_thread, page, refreshed, text_of
@@ -42,13 +42,15 @@ class _Endpoints:
         self._links = links
         self._explorer = explorer
         self._known: dict[str, dict[str, Any]] = {}
+        self._catalogs = {explorer.catalog.store.uri: explorer.catalog}
 
     async def page(self, request: Request) -> Response:
         return page("chat").response(request, self._links)
 
     async def models(self, request: Request) -> Response:
         """The models that are served, the first one first."""
-        return refreshed(request, {"models": [await self._described(name) for name in self._site.models]})
+        found = [await self._described(name) | await self._names(name) for name in self._site.models]
+        return refreshed(request, {"models": found})
 
     async def example(self, request: Request) -> Response:
         """A question that an evaluation has asked the model."""
@@ -73,6 +75,15 @@ class _Endpoints:
             self._known[name] = await in_thread(described, self._site.models[name])
         return self._known[name]
 
+    async def _names(self, name: str) -> dict[str, list[str]]:
+        """The names of a model's artifact; they can change while it is served, unlike what is described."""
+        if (artifact := self._site.models[name].artifact) is None:
+            return {"names": []}
+        uri = artifact.store.uri
+        if uri not in self._catalogs:
+            self._catalogs[uri] = Catalog(uri)
+        return {"names": await in_thread(self._catalogs[uri].names_of, artifact.sha256)}
+
 
 class Said(BaseModel):
     """An answer of a model."""
@@ -91,7 +102,6 @@ def described(served: Served) -> dict[str, Any]:
         "id": served.name,
         "context": served.model.config.sequence_len,
         "manifest": artifact.sha256 if artifact else None,
-        "names": by_hash(artifact.store).get(artifact.sha256, []) if artifact else [],
         "asset": artifact.asset if artifact else None,
         "letters": "",
         "form": None,

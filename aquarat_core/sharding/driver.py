@@ -23,11 +23,11 @@ Log = Callable[[str], None]
 Progress = Callable[[int, int], None]
 """Called with the number of shards that are there, and of those wanted."""
 
-
 _MISTAKES: dict[str, type[UserError]] = {
     kind.__name__: kind for kind in (DataError, DisputedError, ArtifactError, StoreError, HostDiskFullError)
 }
-"""Errors of a shard that the stage's caller tells apart; others become `StageError`."""
+"""Errors of shard functions that the stage raises with their own type, because callers treat them differently. Any
+other `UserError` becomes a `StageError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,17 @@ class Patience:
     """When a shard is tried again, and when it is made a second time."""
 
     retries: int = 3
+    """How often a shard that failed is tried again."""
     first_pause: float = 0.5
     """Seconds before the first retry; each further pause is twice as long."""
     straggles_after: float = 3.0
-    """A shard is a straggler if it takes this many times as long as the median of those that are done."""
+    """A shard is made a second time when it has taken this many times the median of the shards that are done."""
     least: float = 10.0
-    """Seconds before which none is."""
+    """Seconds that a shard may always take before it is made a second time."""
     enough: int = 3
-    """Shards that must be done before one can be."""
+    """Shards that must be done before any other is made a second time."""
     drain: float = 60.0
-    """After a shard has failed for good, seconds that the others that are running have to finish."""
-
-
-@dataclass(slots=True)
-class _Attempt:
-    spec: ShardSpec
-    key: str
+    """Seconds that the shards that are being made have to finish once another one has failed for good."""
 
 
 def make_shards(
@@ -96,9 +91,11 @@ class _Run:
         self.made: dict[str, ShardRecord] = {}
         self.failure: Exception | None = None
         self._executor, self._patience, self._log = executor, patience, log
-        self._wanted = len(missing)
-        self._pending = deque((0.0, key, spec) for key, spec in missing.items())
-        self._running: dict[int, _Attempt] = {}
+        self._specs = missing
+        self._pending = deque((0.0, key) for key in missing)
+        """The shards to start, and when by the monotonic clock."""
+        self._running: dict[int, str] = {}
+        """The key of the shard that each attempt makes."""
         self._tried = Counter[str]()
         self._doubled = set[str]()
         self._took = deque[float](maxlen=1_000)
@@ -108,7 +105,7 @@ class _Run:
     @property
     def finished(self) -> bool:
         if self.failure is None:
-            return len(self.made) == self._wanted
+            return len(self.made) == len(self._specs)
         late = time.monotonic() - self._failed_at > self._patience.drain
         return late or isinstance(self.failure, DisputedError) or not self._running
 
@@ -126,21 +123,21 @@ class _Run:
             self._stop_needless()
         waiting = 0
         while len(self._running) < self._executor.slots and waiting < len(self._pending):
-            not_before, key, spec = self._pending.popleft()
+            not_before, key = self._pending.popleft()
             if not_before > now:
-                self._pending.append((not_before, key, spec))
+                self._pending.append((not_before, key))
                 waiting += 1
             else:
-                self._start(key, spec)
+                self._start(key)
 
-    def _start(self, key: str, spec: ShardSpec) -> None:
+    def _start(self, key: str) -> None:
         self._number += 1
-        self._running[self._number] = _Attempt(spec, key)
-        self._executor.start(self._number, spec)
+        self._running[self._number] = key
+        self._executor.start(self._number, self._specs[key])
 
     def _stop_needless(self) -> None:
         """Stop the attempts at shards that are done, whose place is needed."""
-        for number in [number for number, attempt in self._running.items() if attempt.key in self.made]:
+        for number in [number for number, key in self._running.items() if key in self.made]:
             self._executor.stop(number)
             del self._running[number]
 
@@ -148,36 +145,36 @@ class _Run:
         if self._pending or len(self._took) < self._patience.enough:
             return
         limit = max(self._patience.least, self._patience.straggles_after * statistics.median(self._took))
-        for number, attempt in list(self._running.items()):
+        for number, key in list(self._running.items()):
             if len(self._running) == self._executor.slots:
                 return
             seconds = self._executor.seconds(number)
-            if seconds > limit and attempt.key not in self._doubled and attempt.key not in self.made:
-                self._doubled.add(attempt.key)
-                self._log(f"shard {attempt.spec.name} has taken {seconds:.0f} s: a second one is started")
-                self._start(attempt.key, attempt.spec)
+            if seconds > limit and key not in self._doubled and key not in self.made:
+                self._doubled.add(key)
+                self._log(f"shard {self._specs[key].name} has taken {seconds:.0f} s: a second one is started")
+                self._start(key)
 
     def _take(self, ended: Ended) -> None:
-        attempt = self._running.pop(ended.attempt)
+        key = self._running.pop(ended.attempt)
         if ended.why == "disputed":
             self._fail(_mistake(ended))
         elif ended.record is not None:
-            if attempt.key not in self.made:
-                self.made[attempt.key] = ended.record
+            if key not in self.made:
+                self.made[key] = ended.record
                 self._took.append(ended.record.seconds)
-        elif attempt.key not in self.made and not any(a.key == attempt.key for a in self._running.values()):
-            self._retry(attempt, ended)
+        elif key not in self.made and key not in self._running.values():
+            self._retry(key, ended)
 
-    def _retry(self, attempt: _Attempt, ended: Ended) -> None:
-        self._tried[attempt.key] += 1
-        tried, name = self._tried[attempt.key], attempt.spec.name
+    def _retry(self, key: str, ended: Ended) -> None:
+        self._tried[key] += 1
+        tried, name = self._tried[key], self._specs[key].name
         if ended.why == "user":
             self._fail(_mistake(ended))
         elif tried <= self._patience.retries:
             pause = self._patience.first_pause * 2 ** (tried - 1)
             said = ended.said.strip().splitlines()[-1] if ended.said.strip() else "it failed"
             self._log(f"shard {name}: {said}; trying again in {pause:g} s")
-            self._pending.append((time.monotonic() + pause, attempt.key, attempt.spec))
+            self._pending.append((time.monotonic() + pause, key))
         elif ended.why == "lost":
             self._fail(
                 StageError(

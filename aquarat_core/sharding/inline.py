@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from aquarat_core.runtime.scratch import scratch_folder
@@ -24,8 +25,10 @@ class Inline:
         self._waiting.append((attempt, spec))
 
     def wait(self, seconds: float) -> list[Ended]:
-        del seconds
-        return [self._make(*self._waiting.popleft())] if self._waiting else []
+        if not self._waiting:
+            time.sleep(seconds)
+            return []
+        return [self._make(*self._waiting.popleft())]
 
     def seconds(self, attempt: int) -> float:
         del attempt

@@ -40,7 +40,7 @@ class _Worker:
         self._received = b""
 
     def fileno(self) -> int:
-        """Of its replies, for a selector."""
+        """The file descriptor of the worker's replies, for a selector."""
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
@@ -92,7 +92,7 @@ class Processes:
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the workers that were started and have not ended."""
+        """Process ids of the workers that were started and have not ended."""
         return [worker.process.pid for worker in self._workers]
 
     def start(self, attempt: int, spec: ShardSpec) -> None:

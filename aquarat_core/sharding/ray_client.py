@@ -77,7 +77,8 @@ class _Client:
         self._serving = False
 
     def read(self, source: BinaryIO) -> None:
-        """Takes requests until there are no more. Nobody waits then for a connection that is not made."""
+        """Takes requests until standard input ends. If there is no connection to Ray by then, nobody waits for it any
+        more, and this process ends."""
         for line in source:
             self._events.put(json.loads(line))
         if not self._serving:

@@ -28,15 +28,17 @@ from aquarat_core.sharding.version import project_version
 
 VARIABLE = "AQUARAT_RAY_ADDRESS"
 _REMEDY = (
-    f"Correct the address, start Ray there (ray start --head), or take {VARIABLE} away, so that processes of this host "
-    "make the shards; then start the stage again. Shards that are done stay in the store"
+    "Correct the address, start Ray there (python -m ray.scripts.scripts start --head), or take "
+    f"{VARIABLE} away, so that processes of this host make the shards; then start the stage again. Shards that are "
+    "done stay in the store"
 )
 _ANSWERS_WITHIN = 10.0
 _SECONDS_TO_END = 30.0
 
 
 def check_address(address: str) -> None:
-    """Raises `UsageError` if it is none, or Ray is not installed, and `StageError` if nobody answers there."""
+    """Raises `UsageError` if this is no address of a Ray cluster or Ray is not installed, and `StageError` if nobody
+    answers there."""
     match = re.fullmatch(r"(?:local|auto|(?:ray://)?(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5}))", address)
     if match is None:
         raise UsageError(f"{VARIABLE} is {address!r}: write local, auto, HOST:PORT or ray://HOST:PORT")
@@ -78,6 +80,7 @@ class RayCluster:
 
     def wait(self, seconds: float) -> list[Ended]:
         if self._client is None:
+            time.sleep(seconds)
             return []
         lines = self._lines(seconds)
         if lines is None:
@@ -86,7 +89,8 @@ class RayCluster:
             lost = [Ended(attempt, None, said, "lost") for attempt in self._began]
             self._began.clear()
             return lost
-        return [self._checked(read_ended(line)) for line in lines]
+        # The reply about an attempt that was stopped may have been under way.
+        return [self._checked(ended) for ended in map(read_ended, lines) if ended.attempt in self._began]
 
     def seconds(self, attempt: int) -> float:
         """Since it was given to Ray: what it waits there for a place or a worker counts."""
@@ -143,7 +147,7 @@ class RayCluster:
 
     def _checked(self, ended: Ended) -> Ended:
         """A host that does not see this store would make one of its own at the same path."""
-        self._began.pop(ended.attempt, None)
+        del self._began[ended.attempt]
         if ended.record is None or self._shards.holds(ended.record):
             return ended
         return Ended(

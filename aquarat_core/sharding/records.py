@@ -24,14 +24,13 @@ from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.bounded import parse_as
 from aquarat_core.artifacts.hashing import digest_bytes
 from aquarat_core.artifacts.manifest import MAX_ENTRIES, MAX_FILES, Name, Scalar, Sha256, Text, canonical
+from aquarat_core.artifacts.records import READERS
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.errors import StageError
 from aquarat_core.sharding.spec import Counts
 
 PREFIX = "shards/"
-READERS = 32
-"""Records that are read at a time."""
 FEW = 64
 """Up to this many keys are looked up one by one; for more, all records of the stage are listed at once."""
 REFRESHED_AFTER = 86_400.0
@@ -118,15 +117,12 @@ class ShardStore:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in paths]
         digests = [self.store.backend.add_file(path, blob_key) for path in paths]
-        files = tuple(
-            FileEntry(path=n, size=d.size, sha256=d.sha256, crc32c=d.crc32c)
-            for n, d in zip(names, digests, strict=True)
-        )
+        files = tuple(map(FileEntry.of, names, digests))
         record = ShardRecord(
             stage=self.stage, key=key, name=name, files=files, counts=counts, seconds=round(seconds, 3),
             host=socket.gethostname(),
         )  # fmt: skip
-        place = f"{self._folder(key)}{record.digest}.json"
+        place = self._place(record)
         if not self.store.backend.create(place, record.to_bytes()):
             # It may be damaged, or old enough to be collected: writing it again prevents both.
             self.store.backend.write(place, record.to_bytes())
@@ -137,10 +133,14 @@ class ShardStore:
 
     def holds(self, record: ShardRecord) -> bool:
         """Whether this store has the record, which another host wrote."""
-        return self.store.backend.size(f"{self._folder(record.key)}{record.digest}.json") is not None
+        return self.store.backend.size(self._place(record)) is not None
 
     def _folder(self, key: str = "") -> str:
         return f"{PREFIX}{self.stage}/{key}/" if key else f"{PREFIX}{self.stage}/"
+
+    def _place(self, record: ShardRecord) -> str:
+        """The key of the record's object."""
+        return f"{self._folder(record.key)}{record.digest}.json"
 
     def _listed(self, keys: set[str]) -> Mapping[str, list[Stat]]:
         backend = self.store.backend
@@ -165,20 +165,19 @@ class ShardStore:
             record = read_shard_record(found.data, f"{self.store.uri}/{stat.key}")
         except ArtifactError:
             return None
-        if stat.key != f"{self._folder(record.key)}{record.digest}.json":
+        if stat.key != self._place(record):
             return None
         old = time.time() - stat.modified > REFRESHED_AFTER
         # Garbage collection leaves the files of a record that was written after it was listed.
         if old and not backend.swap(stat.key, found.data, found.version):
             return None
-        return record if all(map(self._is_intact, record.files)) else None
+        # Storage that keeps checksums notices damage itself; a local disk does not.
+        return record if all(self._is_intact(file, read=stat.crc32c is None) for file in record.files) else None
 
-    def _is_intact(self, entry: FileEntry) -> bool:
-        """Whether the store has the file. Buckets check their objects themselves; a local disk does not."""
+    def _is_intact(self, entry: FileEntry, *, read: bool) -> bool:
+        """Whether the store has the file at its size and, with `read`, whether its bytes are right."""
         backend, key = self.store.backend, blob_key(entry.digest)
-        if backend.size(key) != entry.size:
-            return False
-        return backend.uri.startswith("gs://") or backend.digest(key) == entry.digest
+        return backend.size(key) == entry.size and (not read or backend.digest(key) == entry.digest)
 
     def _disputed(self, keys: list[str], name: str = "") -> DisputedError:
         first, second = (Path(key).stem for key in sorted(keys)[:2])

@@ -51,7 +51,7 @@ class Stored:
         if self.store.backend.get_file(blob_key(self.entry.digest), target) != self.entry.digest:
             target.unlink(missing_ok=True)
             raise ArtifactError(
-                f"{self.entry.path}, which a part of this stage was made from, is missing or damaged in "
+                f"{self.entry.path}, which this stage has made and needs, is missing or damaged in "
                 f"{self.store.uri}/{blob_key(self.entry.digest)}: start the stage again, which makes it anew"
             )
 

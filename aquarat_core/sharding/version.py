@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from aquarat_core.artifacts.hashing import tree_digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 TOKENIZER = "rustbpe_py"
@@ -14,11 +15,8 @@ TOKENIZER = "rustbpe_py"
 @cache
 def project_version() -> str:
     """The sources of this package, and the version of the tokenizer's wheel, in words."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     try:
         tokenizer = version(TOKENIZER)
     except PackageNotFoundError:
         tokenizer = "none"
-    return f"sources {digest.hexdigest()[:12]} and tokenizer {tokenizer}"
+    return f"sources {tree_digest(PACKAGE, '*.py')[:12]} and tokenizer {tokenizer}"

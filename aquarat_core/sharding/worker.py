@@ -51,7 +51,7 @@ def _read(source: BinaryIO, tasks: queue.SimpleQueue[dict[str, Any] | None], bus
 
 
 def take_no_signals() -> None:
-    """Leave Ctrl-C to the parent, whatever the parent itself does with signals, and end when it does."""
+    """Undo the parent's handling of signals, ignore Ctrl-C, which the parent acts on, and end when the parent ends."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

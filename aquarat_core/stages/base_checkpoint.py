@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 
 from aquarat_core.config import PretrainConfig
 from aquarat_core.config.accounting import parameters
 from aquarat_core.config.scaling import horizon_of
-from aquarat_core.data.tokens import open_rows
+from aquarat_core.data.token_files import INDEX, read_index
+from aquarat_core.data.tokens import ValidationRows, plan, training_rows
 from aquarat_core.model.checkpoint import save_checkpoint
 from aquarat_core.model.transformer import Transformer
+from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from aquarat_core.training.loop import train
@@ -22,10 +26,13 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     tokenizer_file = ctx.inputs["tokenizer"].path(TOKENIZER_FILE)
     tokenizer = Tokenizer.load(tokenizer_file)
     config = with_horizon(ctx.config, tokenizer.vocab_size)
-    tokens, T = ctx.inputs["pretrain_tokens"].directory(), config.model.sequence_len
-    rows, held_out = (open_rows(tokens, split, T, tokenizer.vocab_size) for split in ("train", "validation"))
-    with training_session(ctx, config) as session:
-        world = session.world
+    tokens, T = ctx.inputs["pretrain_tokens"], config.model.sequence_len
+    index = read_index(tokens.path(INDEX), tokenizer.vocab_size)
+    with ExitStack() as stack:
+        session = stack.enter_context(training_session(ctx, config))
+        world, folder = session.world, stack.enter_context(scratch_folder("planned"))
+        made = world.once_per_host(lambda: plan(tokens, index, T, folder))
+        rows, held_out = stack.enter_context(training_rows(tokens, index, made)), ValidationRows(tokens, index, made)
         model = Transformer(config.model, tokenizer.vocab_size, world.compute_dtype)
         model.init_weights(torch.Generator().manual_seed(config.seed))
         model.to(world.device)
@@ -38,7 +45,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         **summary,
         "parameters": parameters(config.model, tokenizer.vocab_size),
         "rows": len(rows),
-        "cropped_share": rows.plan.cropped,
+        "cropped_share": rows.cropped_share,
         "ranks": world.size,
         "compute_dtype": str(world.compute_dtype).removeprefix("torch."),
     }

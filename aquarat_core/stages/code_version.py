@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from aquarat_core.artifacts.hashing import tree_digest
 from aquarat_core.settings import REPO_ROOT, cache_dir
 from aquarat_core.stages.import_graph import ImportGraph
 from aquarat_core.stages.stage import Stage, module_of
@@ -44,7 +45,6 @@ class StageSources:
     def __init__(self, root: Path, memo: Path | None = None) -> None:
         self.root = root
         self.graph = ImportGraph(root, ("aquarat_core",), memo)
-        self._rust: str | None = None
 
     def code_version(self, stage: Stage, config: BaseModel | None) -> str:
         """SHA-256 over the stage, the runner, all of their imports, and the config: decides whether an artifact is
@@ -82,16 +82,12 @@ class StageSources:
     def _digest(self, row: list[str | None], digests: dict[str, str], config: str) -> str:
         parts = [json.dumps(row), *(f"{name} {digests[name]}" for name in sorted(digests))]
         if any(TOKENIZER in self.graph.others(name) for name in digests):
-            parts.append(self._rust_digest())
+            parts.append(self._rust_digest)
         return hashlib.sha256("\0".join([*parts, config]).encode()).hexdigest()
 
+    @cached_property
     def _rust_digest(self) -> str:
-        if self._rust is None:
-            digest, source = hashlib.sha256(), self.root / "rust" / "src"
-            for path in sorted(source.rglob("*.rs")):
-                digest.update(f"{path.relative_to(source).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-            self._rust = digest.hexdigest()
-        return self._rust
+        return tree_digest(self.root / "rust" / "src", "*.rs")
 
 
 def _entries(stage: Stage, config: BaseModel | None) -> Iterable[str]:

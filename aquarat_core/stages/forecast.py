@@ -86,7 +86,7 @@ def forecast(profile: Profile, gpus: Gpus, *, ranks: int | None = None, only: It
     `ranks` replaces the profile's `launch.nproc`. Raises `ConfigError` for unknown GPUs.
     """
     if ranks is not None:
-        profile = on_ranks(profile, ranks)
+        profile = _on_ranks(profile, ranks)
     sections = {name: STAGES[name].config(profile) for name in STAGES}
     wanted = set(only)
     return [_of(name, sections, gpus) for name in used_stages(profile) if not wanted or name in wanted]
@@ -101,7 +101,7 @@ def seconds_of(name: str, sections: Mapping[str, Any], gpus: Gpus, ranks: int) -
     return flops / (gpus.utilization * gpus.peak * ranks) + sampled / (rate * ranks)
 
 
-def on_ranks(profile: Profile, ranks: int) -> Profile:
+def _on_ranks(profile: Profile, ranks: int) -> Profile:
     """The profile with `ranks` processes in each stage that is launched on GPUs. Raises `ConfigError`."""
     launched = [name for name, section in profile if getattr(section, "launch", None) and _on_gpus(section.launch)]
     return override(profile, {name: {"launch": {"nproc": ranks}} for name in launched})

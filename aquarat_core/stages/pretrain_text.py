@@ -5,7 +5,6 @@ Where duplicates or held-out questions are left out, `left_out.json` says how ma
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -15,11 +14,10 @@ from pathlib import Path
 from aquarat_core.config import PretrainTextConfig
 from aquarat_core.data.bad_rows import BadRows
 from aquarat_core.data.hub import HubDataset
-from aquarat_core.sharding.spec import ShardSpec
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.own_text import Shard, write_own_text
-from aquarat_core.stages.sharded import function_version, made_shards
-from aquarat_core.stages.stage import TEXT_PASSES
+from aquarat_core.stages.sharded import made_shards, shard_spec
+from aquarat_core.stages.stage import TEXT_PASSES, load
 from aquarat_core.stages.text_shard import FILE, write_texts
 
 CLEAN = "aquarat_core.stages.text_shard:clean"
@@ -39,9 +37,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         shards.insert(-1, _added(ctx, n, len(shards) - 1))
     if ctx.config.leaves_out:
         # Looked up, so that without the passes this stage does not depend on their sources.
-        module, _, function = TEXT_PASSES.partition(":")
-        added = 1 if ctx.config.added_documents else 0
-        shards, left_out = getattr(importlib.import_module(module), function)(ctx, shards, added)
+        shards, left_out = load(TEXT_PASSES)(ctx, shards)
         notes |= left_out
     (ctx.outdir / "shards.json").write_text(json.dumps([asdict(s) for s in shards], indent=2) + "\n")
     train, validation = shards[:-1], shards[-1]
@@ -64,10 +60,10 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
     hints = [f"name existing shards in pretrain_text.{field}" for field in _fields(len(names))]
     digests = hub.digests(dict(zip(names, hints, strict=True)))
     specs = [
-        ShardSpec(
-            name=name,
-            function=CLEAN,
-            code=function_version(CLEAN),
+        shard_spec(
+            name,
+            CLEAN,
+            digests[name].size,
             settings={
                 "digest": digests[name].digest,
                 "limit": config.max_documents_per_shard,
@@ -82,7 +78,6 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
                 "file": name,
                 "hint": hint,
             },
-            size=digests[name].size,
         )
         for name, hint in zip(names, hints, strict=True)
     ]
@@ -91,7 +86,7 @@ def _from_hub(ctx: StageContext) -> Iterator[Shard]:
         made.publish(FILE, file)
         if said := made.counts["said"]:
             ctx.log(str(said))
-        documents, text_bytes, blank = (int(made.counts[field] or 0) for field in ("documents", "text_bytes", "blank"))
+        documents, text_bytes, blank = map(made.number, ("documents", "text_bytes", "blank"))
         yield Shard(file, f"{config.repo}/{name}", documents, text_bytes, blank)
 
 

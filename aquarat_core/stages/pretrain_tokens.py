@@ -1,14 +1,17 @@
-"""pretrain_tokens: the documents of pretrain_text as token ids, `train-00000.bin` ..., `validation.bin`."""
+"""pretrain_tokens: the documents of pretrain_text as token ids, `train-00000.bin` ..., `validation.bin`.
+
+Beside each is a file with the lengths of its documents, such as `train-00000.lengths`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from aquarat_core.data.token_files import TokenShard, write_index
+from aquarat_core.data.token_files import TokenShard, lengths_file, write_index
 from aquarat_core.sharding.spec import ShardSpec, Source
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.sharded import function_version, made_shards
-from aquarat_core.stages.token_shard import FILE
+from aquarat_core.stages.token_shard import IDS, LENGTHS
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
 ENCODE = "aquarat_core.stages.token_shard:encode"
@@ -40,8 +43,10 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     shards: dict[str, TokenShard] = {}
     for file, made in zip(files, made_shards(ctx, specs), strict=True):
         path = f"{Path(file.path).stem}.bin"
-        made.publish(FILE, path)
-        shards[path] = TokenShard(path, int(made.counts["documents"] or 0), int(made.counts["tokens"] or 0))
+        beside = lengths_file(path)
+        made.publish(IDS, path)
+        made.publish(LENGTHS, beside)
+        shards[path] = TokenShard(path, beside, int(made.counts["documents"] or 0), int(made.counts["tokens"] or 0))
     validation = shards.pop("validation.bin")
     write_index(ctx.outdir, list(shards.values()), validation, tokenizer.special("<|bos|>"), tokenizer.vocab_size)
     return {

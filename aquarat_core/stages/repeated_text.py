@@ -11,10 +11,10 @@ import numpy.typing as npt
 from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.data.minhash import Hashes
 from aquarat_core.data.repeats import Places, first_equal
-from aquarat_core.sharding.spec import ShardSpec, Stored
+from aquarat_core.sharding.spec import Stored
 from aquarat_core.stages.base import StageContext
 from aquarat_core.stages.own_text import Shard
-from aquarat_core.stages.sharded import Made, function_version, made_shards
+from aquarat_core.stages.sharded import Made, made_shards, shard_spec
 from aquarat_core.stages.signature_shard import BAND_FILES, DIGESTS
 
 SIGN = "aquarat_core.stages.signature_shard:sign"
@@ -60,20 +60,18 @@ def repeats_in(ctx: StageContext, shards: Sequence[Shard], text: Mapping[str, St
     Memory is about 55 bytes for each document, whatever its length: one band of all documents is looked at at a time.
     """
     near = ctx.config.duplicates == "near"
-    code = function_version(SIGN)
     specs = [
-        ShardSpec(
-            name=f"signatures of {shard.file}",
-            function=SIGN,
-            code=code,
+        shard_spec(
+            f"signatures of {shard.file}",
+            SIGN,
+            shard.text_bytes,
             settings={"near": near},
             inputs={"text": text[shard.file]},
-            size=shard.text_bytes,
         )
         for shard in shards
     ]
     made = list(made_shards(ctx, specs))
-    ends: Places = np.cumsum(np.array([int(one.counts["documents"] or 0) for one in made], np.int64))
+    ends: Places = np.cumsum(np.array([one.number("documents") for one in made], np.int64))
     earliest = first_equal(_columns(made, DIGESTS, ends))
     exact = earliest < np.arange(len(earliest))
     for band in BAND_FILES if near else ():

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from aquarat_core.artifacts import ArtifactError, ArtifactStore
-from aquarat_core.artifacts.store import blob_key
+from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.settings import ray_address
 from aquarat_core.sharding.driver import make_shards
@@ -19,12 +20,13 @@ from aquarat_core.sharding.inline import Inline
 from aquarat_core.sharding.processes import Processes
 from aquarat_core.sharding.ray_cluster import RayCluster
 from aquarat_core.sharding.records import ShardRecord, ShardStore
-from aquarat_core.sharding.spec import Counts, ShardSpec, function_of, work_here
+from aquarat_core.sharding.spec import Counts, ShardSpec, Source, Stored, function_of, work_here
 from aquarat_core.stages.base import StageContext
 from aquarat_core.stages.code_version import sources
 
 SMALL = 32 << 20
-"""Missing shards of fewer bytes together are made in this process: others would take longer to start."""
+"""If the missing shards have fewer bytes than this together, they are made in this process, because starting others
+would take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,28 @@ class Made:
     publish: Callable[[str, str], None]
     """`publish(file, path)`: makes one of its files the file `path` of the stage's artifact."""
 
+    def number(self, name: str) -> int:
+        """One of the counts, as a whole number."""
+        return int(self.counts[name] or 0)
 
+
+@cache
 def function_version(entry: str) -> str:
     """The digest of the sources that decide the result of a shard function of this checkout."""
     return sources().function_version(entry)
+
+
+def shard_spec(
+    name: str,
+    function: str,
+    size: int,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    aside: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Source | Stored] | None = None,
+) -> ShardSpec:
+    """A shard of a function of this checkout; `ShardSpec` says what the parameters are."""
+    return ShardSpec(name, function, function_version(function), settings or {}, aside or {}, inputs or {}, size)
 
 
 def made_shards(ctx: StageContext, specs: Sequence[ShardSpec], processes: int | None = None) -> Iterator[Made]:
@@ -49,6 +69,8 @@ def made_shards(ctx: StageContext, specs: Sequence[ShardSpec], processes: int | 
     Without a store for them, each is made when its turn comes, in this process. Raises what a shard function raises,
     or the driver.
     """
+    if not specs:
+        return
     if ctx.shards is None:
         yield from _made_here(ctx, specs)
         return
@@ -82,13 +104,8 @@ def _made_of(ctx: StageContext, store: ArtifactStore, record: ShardRecord) -> Ma
         ctx.stored.append(record.file(file).model_copy(update={"path": path}))
 
     def read(file: str) -> bytes:
-        entry = record.file(file)
         with scratch_folder("read") as folder:
-            if store.backend.get_file(blob_key(entry.digest), folder / "file") != entry.digest:
-                raise ArtifactError(
-                    f"shard {record.name} of {record.stage} was damaged in {store.uri} after it was checked: start the "
-                    "stage again, which makes it anew"
-                )
+            Stored(store, record.file(file)).fetch(folder / "file")
             return (folder / "file").read_bytes()
 
     return Made(record.counts, read, publish)

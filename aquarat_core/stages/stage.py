@@ -68,8 +68,7 @@ class Stage:
 
     def load(self) -> Callable[[StageContext], dict[str, Scalar]]:
         """The stage function, `run(ctx) -> summary metrics`."""
-        module, function = self.entry.split(":")
-        return getattr(importlib.import_module(module), function)
+        return load(self.entry)
 
     def config(self, profile: Profile) -> BaseModel | None:
         """This stage's section of `profile`."""
@@ -84,6 +83,12 @@ class Stage:
     def config_type(self) -> type[BaseModel] | None:
         """The pydantic type of its section."""
         return cast("type[BaseModel] | None", Profile.model_fields[self.section].annotation if self.section else None)
+
+
+def load(entry: str) -> Any:
+    """What `module:name` names. Imports the module."""
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def module_of(entry: str) -> str:

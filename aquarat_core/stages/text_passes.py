@@ -33,7 +33,7 @@ from aquarat_core.stages.filter_shard import EXCERPTS
 from aquarat_core.stages.filter_shard import FILE as KEPT
 from aquarat_core.stages.own_text import Shard
 from aquarat_core.stages.repeated_text import Repeats, repeats_in
-from aquarat_core.stages.sharded import function_version, made_shards
+from aquarat_core.stages.sharded import made_shards, shard_spec
 
 LEFT_OUT_FILE = "left_out.json"
 SEARCH = "aquarat_core.stages.contamination_shard:search"
@@ -59,16 +59,17 @@ class Found:
         return np.sort(np.concatenate(list(self.by_reason.values())))
 
 
-def leave_out(ctx: StageContext, shards: Sequence[Shard], added: int) -> tuple[list[Shard], dict[str, Scalar]]:
+def leave_out(ctx: StageContext, shards: Sequence[Shard]) -> tuple[list[Shard], dict[str, Scalar]]:
     """The shards without what the config leaves out, and metrics; writes `LEFT_OUT_FILE`.
 
-    `shards` are in `ctx`, validation last, before it `added` shards of generated documents, whose repetitions are
-    wanted. A training shard that loses everything is not among the result. Raises `DataError` if all do.
+    `shards` are in `ctx`, validation last; before it, the shard of `added_documents`, if the config asks for them,
+    whose repetitions are wanted. A training shard that loses everything is not among the result. Raises `DataError` if
+    all do.
     """
     with _with_store(ctx) as (inner, store):
         text = {shard.file: _stored(ctx, store, shard.file) for shard in shards}
         train, validation = shards[:-1], shards[-1]
-        compared = [validation, *train[: len(train) - added]]
+        compared = [validation, *(train[:-1] if ctx.config.added_documents else train)]
         repeats = repeats_in(inner, compared, text) if inner.config.duplicates != "none" else None
         questions = protected_texts(inner) if inner.config.decontaminate else {}
         found = list(_found(inner, train, repeats, _contaminated(inner, train, text, questions)))
@@ -110,8 +111,7 @@ def _stored(ctx: StageContext, store: ArtifactStore, file: str) -> Stored:
 
 
 def _put(store: ArtifactStore, path: Path) -> Stored:
-    digest = store.backend.add_file(path, blob_key)
-    return Stored(store, FileEntry(path=path.name, size=digest.size, sha256=digest.sha256, crc32c=digest.crc32c))
+    return Stored(store, FileEntry.of(path.name, store.backend.add_file(path, blob_key)))
 
 
 def _put_bytes(store: ArtifactStore, data: bytes, name: str) -> Stored:
@@ -129,14 +129,12 @@ def _contaminated(
         return
     assert ctx.shards is not None
     asked = _put_bytes(ctx.shards, canonical(dict(questions)), "questions.json")
-    code = function_version(SEARCH)
     specs = [
-        ShardSpec(
-            name=f"held-out questions in {shard.file}",
-            function=SEARCH,
-            code=code,
+        shard_spec(
+            f"held-out questions in {shard.file}",
+            SEARCH,
+            shard.text_bytes,
             inputs={"text": text[shard.file], "questions": asked},
-            size=shard.text_bytes,
         )
         for shard in train
     ]
@@ -162,31 +160,30 @@ def _found(
 def _kept(ctx: StageContext, found: Sequence[Found], text: Mapping[str, Stored]) -> Iterator[Shard]:
     """The training shards with what is left of them; those that lose nothing are published as they are."""
     assert ctx.shards is not None
-    code, specs = function_version(KEEP), dict[str, ShardSpec]()
+    specs = dict[str, ShardSpec]()
     for one in found:
         file, numbers = one.shard.file, one.numbers
         if 0 < len(numbers) < one.shard.documents:
-            specs[file] = ShardSpec(
-                name=f"{file} without {len(numbers)} documents",
-                function=KEEP,
-                code=code,
+            specs[file] = shard_spec(
+                f"{file} without {len(numbers)} documents",
+                KEEP,
+                one.shard.text_bytes,
                 # Each version writes Parquet files of its own.
                 settings={"pyarrow": version("pyarrow")},
                 inputs={
                     "text": text[file],
                     "left_out": _put_bytes(ctx.shards, numbers.astype("<u4").tobytes(), "numbers.bin"),
                 },
-                size=one.shard.text_bytes,
             )
-    made = dict(zip(specs, made_shards(ctx, list(specs.values())) if specs else (), strict=True))
+    made = dict(zip(specs, made_shards(ctx, list(specs.values())), strict=True))
     for shard in (one.shard for one in found if len(one.numbers) < one.shard.documents):
         if shard.file not in made:
             ctx.stored.append(text[shard.file].entry.model_copy(update={"path": shard.file}))
             yield shard
             continue
-        made[shard.file].publish(KEPT, shard.file)
-        counts = made[shard.file].counts
-        yield replace(shard, documents=int(counts["documents"] or 0), text_bytes=int(counts["text_bytes"] or 0))
+        rest = made[shard.file]
+        rest.publish(KEPT, shard.file)
+        yield replace(shard, documents=rest.number("documents"), text_bytes=rest.number("text_bytes"))
 
 
 def _examples(
@@ -225,19 +222,17 @@ def _excerpts(
     ctx: StageContext, places: Mapping[str, set[int]], text: Mapping[str, Stored]
 ) -> dict[str, dict[int, str]]:
     """The beginnings of documents, by file and number."""
-    code = function_version(SHOW)
     specs = [
-        ShardSpec(
-            name=f"examples of {file}",
-            function=SHOW,
-            code=code,
+        shard_spec(
+            f"examples of {file}",
+            SHOW,
+            text[file].entry.size,
             settings={"documents": sorted(numbers)},
             inputs={"text": text[file]},
-            size=text[file].entry.size,
         )
         for file, numbers in places.items()
     ]
-    made = zip(places, made_shards(ctx, specs) if specs else (), strict=True)
+    made = zip(places, made_shards(ctx, specs), strict=True)
     return {file: {int(n): said for n, said in json.loads(one.read(EXCERPTS)).items()} for file, one in made}
 
 

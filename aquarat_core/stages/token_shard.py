@@ -1,4 +1,4 @@
-"""One shard of pretrain_tokens: a file of documents as token ids."""
+"""One shard of pretrain_tokens: a file of documents as token ids, and their lengths."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy as np
 
 from aquarat_core.data.documents import read_columns
 from aquarat_core.data.parallel import mapped
-from aquarat_core.data.token_files import write_shard
+from aquarat_core.data.token_files import lengths_file, write_shard
 from aquarat_core.sharding.spec import Counts, Work
 from aquarat_core.text.tokenizer import Tokenizer
 
-FILE = "tokens.bin"
+IDS = "tokens.bin"
+LENGTHS = lengths_file(IDS)
 
 
 def encode(work: Work) -> Counts:
     """Encode the documents `text` with the tokenizer `tokenizer`."""
     tokenizer = _loaded(work.path("tokenizer"))
     parts = encoded(work.path("text"), tokenizer, work.threads)
-    shard = write_shard(work.folder / FILE, parts, tokenizer.vocab_size)
+    shard = write_shard(work.folder / IDS, parts, tokenizer.vocab_size)
     return {"documents": shard.documents, "tokens": shard.tokens}
 
 

@@ -19,7 +19,7 @@ from aquarat_core.data.mixed_documents import DocumentFile, holds_documents
 from aquarat_core.sharding.spec import ShardSpec, Source
 from aquarat_core.stages.base import Scalar, StageContext
 from aquarat_core.stages.count_shard import FILE
-from aquarat_core.stages.sharded import function_version, made_shards
+from aquarat_core.stages.sharded import made_shards, shard_spec
 from aquarat_core.stages.task_inputs import task_input
 from aquarat_core.tasks.registry import DATASETS, dataset_of
 from aquarat_core.text.compression import report
@@ -92,19 +92,17 @@ def _shards(ctx: StageContext, budget: int) -> list[ShardSpec]:
     # A text has at most as many characters as bytes.
     sizes = {shard["file"]: int(shard["text_bytes"]) for shard in listed}
     shares = quotas([sizes.get(f.path, budget) for f in files], budget)
-    code = function_version(COUNT)
     return [
-        ShardSpec(
-            name=file.path,
-            function=COUNT,
-            code=code,
+        shard_spec(
+            file.path,
+            COUNT,
+            file.size,
             settings={
                 "pattern": ctx.config.pattern,
                 "max_chars": share,
                 "max_chars_per_document": ctx.config.max_chars_per_document,
             },
             inputs={"text": Source(text, file)},
-            size=file.size,
         )
         for file, share in zip(files, shares, strict=True)
         if share != 0

@@ -90,10 +90,13 @@ class Throughput(Callback):
     peak_flops: float | None
     seconds: float = 0.0
     """Seconds of all steps so far, including those before a restart but not validation."""
+    data_seconds: float = 0.0
+    """The part of them in which this rank waited for its rows."""
 
     def after_step(self, step: TrainingStep) -> None:
         seconds = step.elapsed
         self.seconds += seconds
+        self.data_seconds += step.metrics["time/data"]
         rate = self.batch_tokens / seconds
         step.metrics["train/tokens_per_second"] = rate
         if self.peak_flops:
@@ -101,10 +104,11 @@ class Throughput(Callback):
         step.metrics["time/eta"] = self.seconds / step.done * (step.total - step.done)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "data_seconds": self.data_seconds}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         self.seconds = state_dict["seconds"]
+        self.data_seconds = state_dict.get("data_seconds", 0.0)  # missing in older states
 
 
 @dataclass

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from aquarat_core.config import TrainConfig
 from aquarat_core.config.accounting import flops_per_token
-from aquarat_core.data.rows import EpochShuffle, Rows
+from aquarat_core.data.rows import EpochShuffle, Rows, TrainingRows
 from aquarat_core.model.bits_per_byte import score_rows
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.runtime.distributed import World
@@ -28,7 +29,7 @@ HEADLINES = ("train/loss", "val/bpb", "train/tokens_per_second", "train/lr_facto
 def train(
     session: TrainingSession[TrainConfig],
     model: Transformer,
-    rows: Rows,
+    rows: TrainingRows,
     validation: Rows,
     token_bytes: np.ndarray,
     callbacks: Sequence[Callback] = (),
@@ -38,12 +39,13 @@ def train(
 
     Each rank gets its share of each step's rows; shares may differ by a row or be empty. The loss is the mean over all
     target tokens of the step, however it is divided into micro-batches and ranks. `callbacks` are called after
-    validation, before the step's metrics are recorded.
+    validation, before the step's metrics are recorded. The metric `time/data` has the seconds until a step's rows were
+    there.
     """
     config, world = session.config, session.world
     check_run(model, config, world)
     rows_per_step = config.batch_tokens // model.config.sequence_len
-    order = EpochShuffle(len(rows), config.seed)
+    order = EpochShuffle(rows.chunk_rows, config.seed)
     per_pass = min(config.micro_batch_rows, world.largest_share(rows_per_step))
     repeatable = partial(deterministic, config.launch.deterministic, world.device)
     with repeatable(), out_of_memory_explained(config):
@@ -58,7 +60,11 @@ def train(
         session.loop(state, {"updater": optimizer}, watching, HEADLINES) as loop,
     ):
         for step in loop:
-            inputs, targets = _share(rows, order.rows(step.index, rows_per_step), world)
+            rows.hold(*order.chunks(step.index, rows_per_step, config.steps), loop.stop)
+            mine = order.rows(step.index, rows_per_step)[world.rank :: world.size]
+            # A rank without rows, or one that stops before they are here, takes part in what the ranks do together.
+            none = loop.stop() or not len(mine)
+            inputs, targets = _no_rows(model, world) if none else rows.tensors(mine, world.device)
             waited = step.elapsed
             with repeatable():
                 rows_at_once, exchange = config.micro_batch_rows, optimizer.exchange
@@ -74,6 +80,7 @@ def train(
         "tokens": tokens,
         "epochs": config.steps * rows_per_step / len(rows),
         "tokens_per_second": tokens / throughput.seconds,
+        "data_wait_share": throughput.data_seconds / throughput.seconds,
         "model_flops_per_second": throughput.flops_per_token * tokens / throughput.seconds,
         "skipped_steps": optimizer.skipped,
         "silent_steps": optimizer.silent,
@@ -81,12 +88,10 @@ def train(
     }
 
 
-def _share(rows: Rows, step: np.ndarray, world: World) -> tuple[Tensor, Tensor]:
-    """Inputs [B, T] and targets [B, T] of this rank's part of a step's rows; B is 0 if there are fewer rows than
-    ranks."""
-    mine = step[world.rank :: world.size]
-    inputs, targets = rows.tensors(mine if len(mine) else step[:1], world.device)
-    return inputs[: len(mine)], targets[: len(mine)]
+def _no_rows(model: Transformer, world: World) -> tuple[Tensor, Tensor]:
+    """Inputs [0, T] and targets [0, T]."""
+    nothing = torch.empty((0, model.config.sequence_len), dtype=torch.long, device=world.device)
+    return nothing, nothing
 
 
 def _throughput(model: Transformer, config: TrainConfig, world: World) -> Throughput:

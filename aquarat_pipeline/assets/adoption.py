@@ -15,16 +15,12 @@ from aquarat_core.errors import UsageError
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import CHECKPOINTS, STAGES
 from aquarat_core.stages.stage import Stage
-from aquarat_pipeline._compat import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-)
+from aquarat_pipeline._compat import CODE_VERSION_TAG
 from aquarat_pipeline.assets.metadata import artifact_metadata
 from aquarat_pipeline.assets.needed import tags_of_present
 from aquarat_pipeline.assets.publishing import sole_publisher
+from aquarat_pipeline.assets.recording import record_without_run
 from aquarat_pipeline.checks.again import check_again
-from aquarat_pipeline.events import RUN
 from aquarat_pipeline.experiments import Experiment
 
 
@@ -48,15 +44,12 @@ def adopt_as(
         if latest and artifact.sha256 in (latest.sha256, _source(latest)):
             raise AdoptionError(f"{artifact.asset} {artifact.sha256[:12]} is the latest {name} already")
         made = adopt(artifact, stage.name)
-        store.make_latest(made, name)
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                experiment.key(stage.name),
-                description=f"Adopted from {artifact.asset} {artifact.sha256[:12]}.",
-                metadata=_metadata(made, artifact),
-                tags=_tags(instance, experiment, stage, made),
-            )
-        )
+        record_without_run(
+            instance, store, experiment, stage, made,
+            description=f"Adopted from {artifact.asset} {artifact.sha256[:12]}.",
+            metadata=_metadata(made, artifact),
+            tags=_tags(instance, experiment, stage),
+        )  # fmt: skip
     check_again(instance, store, experiment, stage)
     return made
 
@@ -120,17 +113,11 @@ def _metadata(made: Artifact, source: Artifact) -> dict[str, Any]:
         ADOPTED_FROM: source.sha256,
         f"{ADOPTED_FROM}/asset": source.asset,
         f"{ADOPTED_FROM}/uri": dg.PathMetadataValue(source.uri),
-        RUN: made.manifest.run_id,
     }
 
 
-def _tags(instance: dg.DagsterInstance, experiment: Experiment, stage: Stage, made: Artifact) -> dict[str, str]:
+def _tags(instance: dg.DagsterInstance, experiment: Experiment, stage: Stage) -> dict[str, str]:
     """The code version and inputs of this moment: Dagster calls the asset stale once making it anew would give another
     result than today, as for any other asset. It was not made from these inputs; `lineage_agrees` knows."""
-    tags = {
-        DATA_VERSION_TAG: made.data_version,
-        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-        CODE_VERSION_TAG: code_version(stage, stage.config(experiment.profile)),
-    }
-    tags |= tags_of_present(instance, map(experiment.key, experiment.inputs(stage.name)))
-    return tags
+    present = tags_of_present(instance, map(experiment.key, experiment.inputs(stage.name)))
+    return {CODE_VERSION_TAG: code_version(stage, stage.config(experiment.profile)), **present}

@@ -94,7 +94,7 @@ def standing(
     changed = [
         experiment.ref(name)
         for name, key in inputs.items()
-        if tags.get(get_input_data_version_tag(key)) != _version(instance, key)
+        if tags.get(get_input_data_version_tag(key)) != latest_data_version(instance, key)
     ]
     if changed:
         return f"was made from another {' and another '.join(changed)}"
@@ -120,7 +120,8 @@ def ahead(context: dg.AssetExecutionContext, name: str, experiment: Experiment) 
     return Ahead(len(keys) - len(later), len(keys), known[name], total)
 
 
-def _version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
+def latest_data_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
+    """The data version of an asset's latest materialization; None if there is none."""
     made = latest_materialization(instance, key)
     return (made.tags or {}).get(DATA_VERSION_TAG) if made else None
 

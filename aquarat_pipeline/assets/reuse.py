@@ -1,7 +1,8 @@
 """What earlier runs have made: an artifact that a stage would make again bit for bit, or the one that comes nearest.
 
 Candidates are the latest artifacts of all experiments in the store, those with a name, and what this Dagster instance
-has recorded for the asset. Nothing else is searched, so that a launch stays quick on a store of any size.
+has recorded for the asset. Nothing else is searched, so that a launch takes time for the experiments and names that
+there are, but not for every artifact that was ever made.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 from pydantic import BaseModel, ValidationError
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore, Manifest, StoreError
-from aquarat_core.artifacts.names import beside, by_hash, names
+from aquarat_core.artifacts.names import beside, names
 from aquarat_core.artifacts.records import Ref
 from aquarat_core.artifacts.survey import read_artifacts, refs
 from aquarat_core.config import with_current_names
@@ -23,11 +24,10 @@ from aquarat_core.maintenance.diff import flat
 from aquarat_core.plain_text import one_line
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.stage import Stage
-from aquarat_pipeline._compat import DATA_VERSION_TAG
-from aquarat_pipeline.assets.history import LOOKED_AT
+from aquarat_pipeline.assets.history import LOOKED_AT, latest_data_version
 from aquarat_pipeline.assets.needed import needed_inputs
 from aquarat_pipeline.assets.plan import Plan
-from aquarat_pipeline.events import latest_materialization, manifest_of
+from aquarat_pipeline.events import manifest_of
 from aquarat_pipeline.experiments import Experiment
 
 SHOWN = 3
@@ -41,6 +41,21 @@ Inputs = Mapping[str, str | None]
 """The data version of each input of a stage; `MADE_NOW` for one that is made first."""
 
 
+class Nearest(NamedTuple):
+    """The artifact that comes nearest to what a stage would make."""
+
+    artifact: Artifact
+    differences: list[str]
+
+    def text(self, given: Mapping[str, list[str]]) -> str:
+        """Which it is and what differs, as a clause. `given` are the names of artifacts by hash."""
+        which, found = beside(self.artifact.sha256, given, 8), self.differences
+        if not found:
+            return f"{which} has the same settings, code and inputs"
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return f"nearest is {which}, which differs in {', '.join(found[:SHOWN])}{more}"
+
+
 @dataclass(slots=True)
 class Earlier:
     """The artifacts of a store that could be used again. Manifests never change, so each is read once."""
@@ -48,16 +63,21 @@ class Earlier:
     instance: dg.DagsterInstance
     store: ArtifactStore
     _read: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
-    _refs: dict[str, set[str]] | None = None
+    _listed: tuple[dict[str, set[str]], dict[str, list[str]]] | None = None
 
     def forget(self) -> None:
         """Has the store's refs and names listed again."""
-        self._refs = None
+        self._listed = None
+
+    @property
+    def given(self) -> dict[str, list[str]]:
+        """The names that people have given to artifacts, by hash."""
+        return self._lists()[1]
 
     def of(self, experiment: Experiment, asset: str) -> list[Artifact]:
         """The candidates for an asset of an experiment, the newest first. An adopted artifact is none, because nobody
         made it by the stage's settings."""
-        hashes = set(self._named().get(asset, ()))
+        hashes = set(self._lists()[0].get(asset, ()))
         for key in {experiment.key(asset), dg.AssetKey([asset])}:
             for record in self.instance.fetch_materializations(key, limit=LOOKED_AT).records:
                 made = record.asset_materialization
@@ -83,20 +103,28 @@ class Earlier:
 
     def nearest(
         self, experiment: Experiment, stage: Stage, section: BaseModel | None, inputs: Inputs
-    ) -> tuple[Artifact, list[str]] | None:
-        """The artifact with the fewest differences from what the stage would make, and these differences; the newest
-        of several. None if there is no candidate."""
-        found = [(artifact, differences(artifact.manifest, stage, section, inputs)) for artifact in
-                 self.of(experiment, stage.name)]  # fmt: skip
-        return min(found, key=lambda pair: len(pair[1])) if found else None
+    ) -> Nearest | None:
+        """The artifact with the fewest differences from what the stage would make; the newest of several. None if there
+        is no candidate."""
+        found = [
+            Nearest(artifact, differences(artifact.manifest, stage, section, inputs))
+            for artifact in self.of(experiment, stage.name)
+        ]
+        return min(found, key=lambda one: len(one.differences)) if found else None
 
-    def _named(self) -> dict[str, set[str]]:
-        if self._refs is None:
-            self._refs = {}
-            for ref in (*refs(self.store).values(), *names(self.store).values()):
+    def _lists(self) -> tuple[dict[str, set[str]], dict[str, list[str]]]:
+        """The hashes of each asset that the store has a ref or a name for, and the names by hash."""
+        if self._listed is None:
+            hashes, given = dict[str, set[str]](), dict[str, list[str]]()
+            named = names(self.store)
+            for ref in (*refs(self.store).values(), *named.values()):
                 if isinstance(ref, Ref):
-                    self._refs.setdefault(ref.asset, set()).add(ref.manifest_sha256)
-        return self._refs
+                    hashes.setdefault(ref.asset, set()).add(ref.manifest_sha256)
+            for name, ref in named.items():
+                if isinstance(ref, Ref):
+                    given.setdefault(ref.manifest_sha256, []).append(name)
+            self._listed = hashes, given
+        return self._listed
 
 
 def differences(manifest: Manifest, stage: Stage, section: BaseModel | None, inputs: Inputs) -> list[str]:
@@ -116,13 +144,6 @@ def differences(manifest: Manifest, stage: Stage, section: BaseModel | None, inp
     return found + [f"{name} (no longer read)" for name in before if name not in inputs]
 
 
-def input_versions(instance: dg.DagsterInstance, experiment: Experiment, names: tuple[str, ...]) -> dict[str, str]:
-    """The data versions of those inputs that were made, by their latest materializations."""
-    made = {name: latest_materialization(instance, experiment.key(name)) for name in names}
-    versions = {name: (event.tags or {}).get(DATA_VERSION_TAG) for name, event in made.items() if event}
-    return {name: version for name, version in versions.items() if version}
-
-
 def lines(instance: dg.DagsterInstance, plan: Plan) -> Iterator[str]:
     """One line for each stage of a run that an earlier artifact comes near to: which one, and what differs.
 
@@ -131,26 +152,17 @@ def lines(instance: dg.DagsterInstance, plan: Plan) -> Iterator[str]:
     with suppress(ArtifactError, StoreError):
         earlier, experiment = Earlier(instance, ArtifactStore.open(plan.store)), plan.experiment
         made = {stage.name for stage in plan.stages}
-        given = None
         for stage in plan.stages:
             section = plan.sections[stage.name]
             needed = needed_inputs(instance, experiment, stage, section, made)
-            known = input_versions(instance, experiment, needed)
-            inputs = {name: MADE_NOW if name in made else known.get(name) for name in needed}
+            inputs = {
+                name: MADE_NOW if name in made else latest_data_version(instance, experiment.key(name))
+                for name in needed
+            }
             nearest = earlier.nearest(experiment, stage, section, inputs)
             if nearest is not None:
-                given = by_hash(earlier.store) if given is None else given
-                yield line(experiment.ref(stage.name), nearest, given)
-
-
-def line(name: str, nearest: tuple[Artifact, list[str]], given: Mapping[str, list[str]]) -> str:
-    """The sentence about a stage that is not reused. `given` are the names of artifacts by hash."""
-    artifact, found = nearest
-    which = beside(artifact.sha256, given, 8)
-    if not found:
-        return f"not reused: {name}, though {which} has the same settings, code and inputs"
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return f"not reused: {name}; nearest is {which}, which differs in {', '.join(found[:SHOWN])}{more}"
+                joint = "; " if nearest.differences else ", though "
+                yield f"not reused: {experiment.ref(stage.name)}{joint}{nearest.text(earlier.given)}"
 
 
 def _versions(manifest: Manifest) -> dict[str, str]:

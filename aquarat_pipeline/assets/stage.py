@@ -23,12 +23,13 @@ from aquarat_pipeline.assets.cost import cost, cost_facts, costs_of
 from aquarat_pipeline.assets.history import ahead
 from aquarat_pipeline.assets.inputs import Pinned, pin_inputs, require_lasting_instance
 from aquarat_pipeline.assets.metadata import artifact_metadata
-from aquarat_pipeline.assets.needed import needed_inputs, tags_of_present
+from aquarat_pipeline.assets.needed import needed_inputs
 from aquarat_pipeline.assets.provenance import check_inputs, say_what_is_replaced, takes_any
 from aquarat_pipeline.assets.publishing import overtaken_by, sole_publisher
+from aquarat_pipeline.assets.recording import recorded_inputs
 from aquarat_pipeline.checks.check import Subject
 from aquarat_pipeline.checks.table import check_specs, results
-from aquarat_pipeline.events import LEFT_OUT, LIST, latest_materialization
+from aquarat_pipeline.events import latest_materialization
 from aquarat_pipeline.experiments import Experiment
 from aquarat_pipeline.hosts.requirement import Requirement
 from aquarat_pipeline.jobs.attempts import Attempt
@@ -173,16 +174,11 @@ def _materialize(
             allow_retries=False,
         )
     # With overrides, the code version differs from the definition's, so Dagster rightly shows the asset as stale.
-    tags = {CODE_VERSION_TAG: spec.code.version}
-    left_out = [name for name in experiment.inputs(stage.name) if name not in inputs]
-    tags |= tags_of_present(context.instance, map(experiment.key, left_out))
-    for pinned in inputs.values():
-        tags |= pinned.tags
+    read, left_out = recorded_inputs(context.instance, experiment, stage, inputs)
+    tags = {CODE_VERSION_TAG: spec.code.version, **read}
     home = Path(context.instance.root_directory)
     spent = spent_by_step(context.instance, spec.run_id, time.time()).get(spec.step_key) if stage.distributed else None
-    metadata = artifact_metadata(artifact, inputs.values(), cost(artifact.manifest, spent)) | (
-        {LEFT_OUT: LIST.join(left_out)} if left_out else {}
-    )
+    metadata = artifact_metadata(artifact, inputs.values(), cost(artifact.manifest, spent)) | left_out
     metadata |= cost_facts(spent) if spent else {}
     made = dg.AssetMaterialization(experiment.key(stage.name), metadata=metadata, tags=tags)
     before = latest_materialization(context.instance, experiment.key(stage.name))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from aquarat_core.cli.artifacts import add_json
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.completion import complete_artifacts
+from aquarat_core.cli.name import check_no_stage
 from aquarat_core.cli.output import answer, log
 from aquarat_core.cli.profile_option import add_profile
+from aquarat_core.errors import UsageError
 from aquarat_core.settings import store_uri
 from aquarat_pipeline.cli.runs import open_instance, use_profile
 
@@ -46,10 +48,12 @@ def add_commands(commands: Commands) -> None:
 
 
 def _adopt(arguments: argparse.Namespace) -> str:
+    if arguments.move and arguments.name is None:
+        raise UsageError("--move is for --name: which name should be moved?")
     arguments.assets = [arguments.asset]
     use_profile(arguments)
     from aquarat_core.artifacts import ArtifactStore
-    from aquarat_core.artifacts.names import give, is_name, shown
+    from aquarat_core.artifacts.names import check, give, shown
     from aquarat_core.artifacts.store import asset_of
     from aquarat_core.config.validation import did_you_mean
     from aquarat_core.stages.registry import CHECKPOINTS, STAGES
@@ -64,36 +68,42 @@ def _adopt(arguments: argparse.Namespace) -> str:
         )
     experiment = experiments.of_run([experiments.experiment_of(arguments.asset)])
     store = ArtifactStore.open(store_uri())
-    if arguments.name is not None and not is_name(arguments.name):
-        raise AdoptionError(f"--name {arguments.name!r} cannot name an artifact: `aquarat name --help` says why")
+    if arguments.name is not None:
+        # Before anything is published: a name that cannot be given leaves everything as it is.
+        check_no_stage(arguments.name)
+        check(store, arguments.name, move=arguments.move)
     artifact = _found(arguments.artifact, store)
     with open_instance() as instance:
         made = adopt_as(instance, store, experiment, STAGES[name], artifact)
     ref = experiment.ref(name)
     if arguments.name is not None:
         give(made, arguments.name, move=arguments.move)
-    machine = {"asset": ref, "manifest_sha256": made.sha256, "uri": made.uri, "adopted_from": artifact.sha256}
+    named = "" if arguments.name is None else f", named {arguments.name}"
+    machine = {
+        "asset": ref, "manifest_sha256": made.sha256, "uri": made.uri, "adopted_from": artifact.sha256,
+        "name": arguments.name,
+    }  # fmt: skip
     return answer(
         arguments,
         machine,
-        f"{ref} is now {shown(artifact)}, as {made.uri}\n"
+        f"{ref} is now {shown(artifact)}, as {made.uri}{named}\n"
         f"Later stages continue from it. To make {ref} by its own stage again: aquarat materialize {ref} --again",
     )
 
 
 def _found(what: str, store: ArtifactStore) -> Artifact:
     """The artifact in this store: found there, copied from another store, or imported from a folder or the Hub."""
-    from aquarat_core.artifacts.finding import FILESYSTEM, find_artifact
+    from aquarat_core.artifacts.finding import find_artifact
     from aquarat_core.maintenance.copying import push, with_ancestors
 
-    if what.startswith("hf://") or ("://" not in what and store.find(what) is None and Path(what).is_dir()):
+    if what.startswith("hf://") or ("://" not in what and Path(what).is_dir() and store.find(what) is None):
         from aquarat_core.exchange.importing import import_checkpoint
 
         artifact, _ = import_checkpoint(store, what, None, log)
         log(f"imported as {artifact.asset} {artifact.sha256[:12]}")
         return artifact
     artifact = find_artifact(what, store.uri)
-    if artifact.store.uri == store.uri or what.startswith(FILESYSTEM):
+    if artifact.store.uri == store.uri:
         return artifact
     copied = with_ancestors(artifact)
     log(f"copying {len(copied)} artifacts from {artifact.store.uri}")

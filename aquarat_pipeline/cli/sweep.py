@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from aquarat_pipeline.sweeps.planning import Launch, SweepPlan
     from aquarat_pipeline.sweeps.spec import Sweep
 
-SEPARATE = ("plan", "report", "cancel", "remove")
-
 
 def add_commands(commands: Commands) -> None:
     """Adds `sweep`."""

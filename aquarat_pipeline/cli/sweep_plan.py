@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aquarat_core.artifacts import ArtifactStore
-from aquarat_core.artifacts.names import beside, by_hash
+from aquarat_core.artifacts.names import beside
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_core.durations import duration
 from aquarat_core.errors import UserError
 from aquarat_core.settings import store_uri
-from aquarat_core.stages.forecast import Gpus, forecast, on_ranks
+from aquarat_core.stages.forecast import Gpus, forecast
 from aquarat_pipeline.assets.plan import Plan
-from aquarat_pipeline.assets.reuse import SHOWN, Earlier
+from aquarat_pipeline.assets.reuse import Earlier, Nearest
 from aquarat_pipeline.cli.forecast import gpus_of
 from aquarat_pipeline.runs import prices, readiness
 from aquarat_pipeline.sweeps.planning import Cell, SweepPlan, nearest, planned
@@ -73,31 +73,27 @@ def show(
 
 
 def _rows(plan: SweepPlan, earlier: Earlier, gpus: Gpus, ranks: int | None) -> list[_Row]:
-    known, uses = by_hash(earlier.store), plan.uses
+    uses = plan.uses
     rows: dict[str, _Row] = {}
     for cell in plan.cells:
         if cell.how not in ("new", "reused") or cell.key in rows:
             continue
         if cell.artifact is not None:
-            rows[cell.key] = _Row(cell, uses[cell.key], f"reused from {beside(cell.artifact.sha256, known, 8)}")
+            rows[cell.key] = _Row(cell, uses[cell.key], f"reused from {beside(cell.artifact.sha256, earlier.given, 8)}")
             continue
-        near, what = nearest(earlier, cell), "new"
-        if near is not None:
-            more = f" and {len(near[1]) - SHOWN} more" if len(near[1]) > SHOWN else ""
-            differs = f", which differs in {', '.join(near[1][:SHOWN])}{more}" if near[1] else ""
-            what = f"new; nearest is {beside(near[0].sha256, known, 8)}{differs}"
+        near = nearest(earlier, cell)
+        what = f"new; {near.text(earlier.given)}" if near else "new"
         rows[cell.key] = _Row(cell, uses[cell.key], what, *_time(cell, near, gpus, ranks))
     return list(rows.values())
 
 
-def _time(cell: Cell, near: Any, gpus: Gpus, ranks: int | None) -> tuple[float | None, str, float | None]:
+def _time(cell: Cell, near: Nearest | None, gpus: Gpus, ranks: int | None) -> tuple[float | None, str, float | None]:
     """Seconds that a stage takes, where that is known from, and what it costs: computed for GPUs, on CPUs as long as
     the nearest artifact took."""
-    profile = cell.point.experiment.profile
-    (found,) = forecast(on_ranks(profile, ranks) if ranks else profile, gpus, only=[cell.stage])
+    (found,) = forecast(cell.point.experiment.profile, gpus, ranks=ranks, only=[cell.stage])
     if found.seconds:
         return found.seconds, f"computed for {found.ranks} x {gpus.kind}", found.dollars
-    seconds = near[0].manifest.metrics.get("seconds") if near else None
+    seconds = near.artifact.manifest.metrics.get("seconds") if near else None
     return (float(seconds), "as the nearest took", None) if isinstance(seconds, (int, float)) else (None, "", None)
 
 
@@ -111,6 +107,8 @@ def _places(home: Path, plan: SweepPlan, tags: Mapping[str, str]) -> tuple[str |
         asked = Plan.of(map(experiment.step, names), experiment, tags, {})
         try:
             places = readiness.places_of(home, asked)
+            if not any(place.pool for place in places):
+                continue
             made = readiness.made_before(ArtifactStore.open(asked.store), asked)
             for one in prices.of_run(home, asked, places, made):
                 said += [f"{point.label}:", *prices.lines(one)]

@@ -19,7 +19,7 @@ from aquarat_core.errors import UserError
 from aquarat_core.settings import REPO_ROOT
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
-from aquarat_pipeline._compat import IN_PROGRESS_RUN_STATUSES, ReconstructableRepository, coerce_valid_log_level
+from aquarat_pipeline._compat import NOT_FINISHED_STATUSES, ReconstructableRepository, coerce_valid_log_level
 from aquarat_pipeline.assets import reuse
 from aquarat_pipeline.assets.plan import Plan
 from aquarat_pipeline.assets.provenance import check_given
@@ -32,8 +32,6 @@ from aquarat_pipeline.runs.profiles import remember, share
 from aquarat_pipeline.tags import JOB_TAG, SET_TAG
 
 FINISH_SECONDS = 40.0
-UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, *IN_PROGRESS_RUN_STATUSES]
-"""Statuses of runs that have not ended."""
 MIN_ID = 4
 """Characters of a run's id that are enough to name it, if no other begins like this."""
 SHOWN_EVENTS = {
@@ -76,13 +74,14 @@ def create_run(
     tags: Mapping[str, str] | None = None,
     fields: Sequence[str] = (),
     workspace: Path = WORKSPACE,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] | None = None,
 ) -> dg.DagsterRun:
     """A run, not yet started, of `assets`, and with `with_parents` of all their inputs; under `job`, or none.
 
     `fields` are those with other values in this run, such as `rl_checkpoint.steps=20`. `say` is called with the run's
-    requirements. Raises `LaunchError`, `ConfigError` for a field that cannot have its value, and the `UserError` of
-    `readiness.check` or `check_given` for a run that could not be completed.
+    requirements, and with the nearest earlier artifact of each stage. Raises `LaunchError`, `ConfigError` for a field
+    that cannot have its value, and the `UserError` of `readiness.check` or `check_given` for a run that could not be
+    completed.
     """
     repository = definitions()
     definition = repository.get_definition()
@@ -100,11 +99,13 @@ def create_run(
     run_config = config_of(experiment, fields, steps)
     asked = Plan.of(steps, experiment, tags or {}, run_config)
     home = Path(instance.root_directory)
-    readiness.check(home, asked, say)
-    check_given(instance, asked, whole, say)
+    told = say or _to_nobody
+    readiness.check(home, asked, told)
+    check_given(instance, asked, whole, told)
     share(instance, experiment.profile)
-    for line in reuse.lines(instance, asked):
-        say(line)
+    if say is not None:  # it takes a while to find out
+        for line in reuse.lines(instance, asked):
+            say(line)
     return instance.create_run_for_job(
         job_def=whole,  # reduced to the selection there; the UI compares with the whole job
         run_config=run_config,
@@ -118,6 +119,10 @@ def create_run(
         remote_job_origin=job_origin(whole.name, definition.name, workspace),
         job_code_origin=repository.get_reconstructable_job(whole.name).get_python_origin(),
     )
+
+
+def _to_nobody(line: str) -> None:
+    pass
 
 
 def config_of(experiment: Experiment, fields: Sequence[str], steps: Iterable[str]) -> dict[str, Any]:
@@ -198,7 +203,7 @@ def cancel_all(instance: dg.DagsterInstance, runs: Sequence[dg.DagsterRun]) -> N
             instance.run_coordinator.cancel_run(run.run_id)
     left, deadline = [run.run_id for run in runs], time.monotonic() + FINISH_SECONDS
     while left and time.monotonic() < deadline:
-        left = list(instance.get_run_ids(dg.RunsFilter(run_ids=left, statuses=UNFINISHED)))
+        left = list(instance.get_run_ids(dg.RunsFilter(run_ids=left, statuses=NOT_FINISHED_STATUSES)))
         time.sleep(0.2)
     instance.run_launcher.join()
 

@@ -20,6 +20,7 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.settings import store_uri
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline import experiments
+from aquarat_pipeline._compat import NOT_FINISHED_STATUSES
 from aquarat_pipeline.assets.reuse import Earlier
 from aquarat_pipeline.assets.sharing import take
 from aquarat_pipeline.locks import HeldError, held, is_held
@@ -27,7 +28,7 @@ from aquarat_pipeline.runs import profiles, resuming, submit
 from aquarat_pipeline.sweeps.planning import Launch, SweepPlan, launches, planned
 from aquarat_pipeline.sweeps.spec import Point, Sweep, SweepError
 from aquarat_pipeline.tags import EXPERIMENT_TAG, SWEEP_TAG
-from aquarat_pipeline.workers import is_here, worker_of
+from aquarat_pipeline.workers import is_here, is_parked, worker_of
 
 POLL_SECONDS = 2.0
 PLAN_SECONDS = 30.0
@@ -134,6 +135,8 @@ class Driver:
 
     def _is_dead(self, run: dg.DagsterRun) -> bool:
         """Whether nobody executes the run or will: it is then ended, and the sweep goes on in its place."""
+        if is_parked(Path(self.instance.root_directory), run.run_id):
+            return False
         worker = worker_of(run.tags)
         # Only this process starts runs of the sweep, so nobody starts one that was created before.
         if run.status != dg.DagsterRunStatus.NOT_STARTED and (
@@ -185,7 +188,7 @@ def remove_experiments(points: Iterable[Point]) -> list[str]:
 
 def unfinished(instance: dg.DagsterInstance, sweep: str) -> list[dg.DagsterRun]:
     """The runs of a sweep that have not ended."""
-    return list(instance.get_runs(dg.RunsFilter(tags={SWEEP_TAG: sweep}, statuses=submit.UNFINISHED)))
+    return list(instance.get_runs(dg.RunsFilter(tags={SWEEP_TAG: sweep}, statuses=NOT_FINISHED_STATUSES)))
 
 
 def cancel(instance: dg.DagsterInstance, sweep: str) -> list[str]:

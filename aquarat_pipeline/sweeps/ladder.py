@@ -65,7 +65,8 @@ class Curve:
 
 
 def rung_of(point: Point, made: dict[str, Artifact], price: float | None) -> Rung | None:
-    """What a point's model reaches; None if it is not made yet. `price` is that of one GPU for an hour."""
+    """What a point's model reaches; None if it is not made yet. `price` is that of one GPU for an hour, of which there
+    may have been others than the profile has."""
     base = made.get("base_checkpoint")
     if base is None:
         return None
@@ -75,6 +76,7 @@ def rung_of(point: Point, made: dict[str, Artifact], price: float | None) -> Run
     bpb = _number(report, "bpb") if report else None
     last = next((a for name, a in reversed(made.items()) if name.endswith("_eval_report")), None)
     hours = (_number(base, "seconds") or 0.0) / 3600
+    ranks = _number(base, "ranks") or config.launch.nproc
     return Rung(
         config.model.depth,
         scaling_parameters(config.model, V),
@@ -82,7 +84,7 @@ def rung_of(point: Point, made: dict[str, Artifact], price: float | None) -> Run
         bpb if bpb is not None else _number(base, "val_bpb"),
         _number(last, "accuracy") if last else None,
         hours,
-        None if price is None else hours * config.launch.nproc * price,
+        None if price is None else hours * ranks * price,
     )
 
 
@@ -100,7 +102,7 @@ def fitted(rungs: Sequence[Rung]) -> Curve | str:
         )  # fmt: skip
         if curve.condition <= ILL_CONDITIONED:
             return curve
-    if len(known) >= 4 and len(set(N * D)) >= 4:
+    if (different := len(set(N * D))) >= 4:
         C = 6 * N * D
         curve = _fit(
             "E + A / C^a", ("E", "A", "a"), lambda p: p[0] + np.exp(p[1]) * _unit(C) ** -p[2],
@@ -110,7 +112,10 @@ def fitted(rungs: Sequence[Rung]) -> Curve | str:
         if curve.condition <= ILL_CONDITIONED:
             return curve
         return "No curve: the points are too close together, or do not bend, so its exponents would mean nothing."
-    return f"No curve: it needs bits per byte of at least 4 models of different sizes, and there are {len(known)}."
+    return (
+        "No curve: it needs bits per byte of at least 4 models that differ in weights times tokens, and there are "
+        f"{different}."
+    )
 
 
 def _fit(

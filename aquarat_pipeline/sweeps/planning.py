@@ -15,7 +15,7 @@ from aquarat_core.artifacts import Artifact
 from aquarat_core.stages.code_version import code_version
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.history import Fresh, standing
-from aquarat_pipeline.assets.reuse import MADE_NOW, Earlier
+from aquarat_pipeline.assets.reuse import MADE_NOW, Earlier, Nearest
 from aquarat_pipeline.sweeps.spec import Point
 
 How = Literal["made", "reused", "new", "shared"]
@@ -97,8 +97,8 @@ def _cells(instance: dg.DagsterInstance, earlier: Earlier, point: Point, makers:
         yield cell
 
 
-def nearest(earlier: Earlier, cell: Cell) -> tuple[Artifact, list[str]] | None:
-    """The artifact that comes nearest to a result that has to be made, and what differs; None if there is none."""
+def nearest(earlier: Earlier, cell: Cell) -> Nearest | None:
+    """The artifact that comes nearest to a result that has to be made; None if there is none."""
     stage = STAGES[cell.stage]
     inputs = {name: MADE_NOW if key.startswith(_NEW) else key for name, key in cell.inputs.items()}
     section = stage.config(cell.point.experiment.profile)

@@ -12,13 +12,13 @@ from typing import Any
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.names import beside, by_hash
+from aquarat_core.artifacts.survey import READERS
+from aquarat_core.artifacts.transfer import parallel_map
 from aquarat_core.cli.table import table
-from aquarat_core.evaluation import statistics as st
 from aquarat_core.evaluation.comparing import Answers, Line, answers_of, correct, side_by_side
 from aquarat_core.evaluation.headline import headline
 from aquarat_core.evaluation.report import Evaluated
 from aquarat_core.evaluation.statistics import p_text
-from aquarat_core.evaluation.summary import paired_verdict
 from aquarat_core.evaluation.wording import bounds, percent
 from aquarat_core.stages.registry import EVAL_REPORTS
 from aquarat_pipeline.sweeps.ladder import Curve, Rung, fitted, rung_of
@@ -59,7 +59,7 @@ class Results:
 def results(sweep: Sweep, store_uri: str, price: float | None = None) -> Results:
     """Reads the results that are in the store. `price` is that of one GPU for an hour, in dollars."""
     store = ArtifactStore.open(store_uri)
-    made = {point.experiment.name: _made(store, point, point.names) for point in sweep.points}
+    made = _made(store, sweep.points)
     groups: dict[Settings, list[Point]] = {}
     for point in sweep.points:
         groups.setdefault(point.settings, []).append(point)
@@ -75,7 +75,7 @@ def results(sweep: Sweep, store_uri: str, price: float | None = None) -> Results
                 float(value) for r in reports if isinstance(value := r.manifest.metrics.get("accuracy"), (int, float))
             ]
         _compare(asset, sweep, answers, compared, left_out)
-    _correct([one.line for one in compared], sweep.file.correction)
+    correct([one.line for one in compared], sweep.file.correction)
     rungs = [rung for p in sweep.points if (rung := rung_of(p, made[p.experiment.name], price))]
     shown = {name: {asset: there[asset] for asset in sweep.file.make if asset in there} for name, there in made.items()}
     return Results(
@@ -84,15 +84,21 @@ def results(sweep: Sweep, store_uri: str, price: float | None = None) -> Results
     )  # fmt: skip
 
 
-def _made(store: ArtifactStore, point: Point, names: Sequence[str]) -> dict[str, Artifact]:
-    found: dict[str, Artifact] = {}
-    for name in names:
+def _made(store: ArtifactStore, points: Sequence[Point]) -> dict[str, dict[str, Artifact]]:
+    """The assets of each experiment that are there, in the order of the chain."""
+
+    def latest(ref: str) -> Artifact | None:
         try:
-            latest = store.latest(point.experiment.ref(name))
+            return store.latest(ref)
         except ArtifactError:
-            continue  # `aquarat store verify` says what is damaged
-        if latest is not None:
-            found[name] = latest
+            return None  # `aquarat store verify` says what is damaged
+
+    wanted = [(point.experiment, name) for point in points for name in point.names]
+    read = parallel_map(latest, [experiment.ref(name) for experiment, name in wanted], READERS)
+    found: dict[str, dict[str, Artifact]] = {point.experiment.name: {} for point in points}
+    for (experiment, name), artifact in zip(wanted, read, strict=True):
+        if artifact is not None:
+            found[experiment.name][name] = artifact
     return found
 
 
@@ -126,16 +132,6 @@ def _pooled(runs: Sequence[Sequence[Answers]]) -> list[Answers]:
     return [replace(same[0], records=[r for a in same for r in a.records]) for same in found.values()]
 
 
-def _correct(lines: Sequence[Line], how: str) -> None:
-    if not lines:
-        return
-    correct(lines)
-    if how == "benjamini-hochberg":
-        for line, p in zip(lines, st.benjamini_hochberg([line["p"] for line in lines]), strict=True):
-            line["p_corrected"] = p
-            line["verdict"] = paired_verdict(line["difference"], line["difference_lo"], line["difference_hi"], p)
-
-
 def machine(found: Results) -> dict[str, Any]:
     """The results for programs."""
     return {
@@ -164,7 +160,9 @@ def text(found: Results) -> str:
     if found.compared:
         parts += [_comparisons(found), _notes(found)]
     if found.left_out:
-        parts.append("\n".join(["Not compared:", *(f"  {line}" for line in found.left_out)]))
+        parts.append(
+            "\n".join(["Not compared (A is the reference, B the setting):", *(f"  {line}" for line in found.left_out)])
+        )
     if found.rungs:
         parts.append(_ladder(found.rungs))
     if found.curve is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -25,6 +25,8 @@ from aquarat_core.config.overrides import overrides
 from aquarat_core.config.profile import asked_profile, layers
 from aquarat_core.config.validation import did_you_mean, validate
 from aquarat_core.errors import UserError
+from aquarat_core.evaluation.statistics import Correction
+from aquarat_core.plain_text import one_line
 from aquarat_core.stages.registry import STAGES, used_stages
 from aquarat_pipeline.experiments import Experiment
 
@@ -76,7 +78,7 @@ class SweepFile(StrictModel):
     """The assets to make for every point, with everything that they are made from."""
     reference: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The values of the point with which the others are compared; by default the first of each field."""
-    correction: Literal["holm", "benjamini-hochberg"] = "holm"
+    correction: Correction = "holm"
     """For many comparisons: `holm` keeps the chance of any false finding at 5 %, `benjamini-hochberg` the share of
     false ones among the findings."""
     max_points: Annotated[int, Field(ge=1, le=MOST_POINTS)] = 32
@@ -112,9 +114,10 @@ class Sweep:
     @property
     def reference(self) -> Settings:
         """The settings of the point that the others are compared with."""
-        wanted = {field: _text(value) for field, value in self.file.reference.items()}
+        wanted = {field: _text(field, value) for field, value in self.file.reference.items()}
         for point in self.points:
-            if wanted.items() <= dict(point.settings).items():
+            settings = dict(point.settings)
+            if all(field in settings and _same(settings[field], value) for field, value in wanted.items()):
                 return point.settings
         said = ", ".join(f"{field}={value}" for field, value in wanted.items())
         raise SweepError(f"reference: no point of the sweep {self.name} has {said}")
@@ -167,11 +170,10 @@ def _check_distinct(path: Path, sweep: Sweep) -> None:
 def _points(path: Path, name: str, file: SweepFile) -> Iterator[Point]:
     for depth, ratio in _rungs(file.ladder):
         profile = _base(path, file, depth, ratio)
-        rung = [(DEPTH, _text(depth))] if depth is not None else []
-        rung += [(RATIO, _text(ratio))] if ratio is not None else []
+        rung = [(field, json.dumps(value)) for field, value in ((DEPTH, depth), (RATIO, ratio)) if value is not None]
         for values in itertools.product(*file.fields.values()):
             chosen = dict(zip(file.fields, values, strict=True))
-            settings = (*rung, *((field, _text(value)) for field, value in chosen.items()))
+            settings = (*rung, *((field, _text(field, value)) for field, value in chosen.items()))
             for seed in file.seeds.values if file.seeds else (None,):
                 seeds = {f"{section}.seed": seed for section in file.seeds.of} if file.seeds else {}
                 yield _point(name, file, profile, {**chosen, **seeds}, settings, seed)
@@ -187,7 +189,7 @@ def _rungs(ladder: Ladder | None) -> Iterator[tuple[int | None, float | None]]:
 def _point(
     name: str, file: SweepFile, base: Profile, values: Mapping[str, Any], settings: Settings, seed: int | None
 ) -> Point:
-    given = [f"{field}={json.dumps(value)}" for field, value in values.items()]
+    given = [f"{field}={_json(field, value)}" for field, value in values.items()]
     profile = override(base, dict(overrides(base, given)))
     names = _needed(profile, file.make)
     for field in values:
@@ -232,5 +234,24 @@ def _needed(profile: Profile, make: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in STAGES if name in wanted)
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _text(field: str, value: Any) -> str:
+    return value if isinstance(value, str) else _json(field, value)
+
+
+def _json(field: str, value: Any) -> str:
+    """Raises `SweepError` for a value of a kind that only YAML has."""
+    try:
+        return json.dumps(value)
+    except TypeError:
+        raise SweepError(
+            f"{field}: {one_line(str(value))} is no value of a field: put a date, or what else YAML reads as something "
+            "other than a text, in quotes"
+        ) from None
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two texts are the same value: 8 is 8.0, and 0.1 is 1e-1."""
+    try:
+        return one == other or json.loads(one) == json.loads(other)
+    except ValueError:
+        return False

@@ -3,9 +3,15 @@
 /// A table of `n` equal entries, on huge pages if the system has them: with random access to megabytes on pages of four
 /// kilobytes, address translation takes as long as the memory itself.
 pub fn filled_table<T: Copy>(entry: T, n: usize) -> Vec<T> {
+    let mut table = empty_table(n);
+    table.resize(n, entry);
+    table
+}
+
+/// As above, without entries and with room for `n`.
+pub fn empty_table<T>(n: usize) -> Vec<T> {
     let mut table = Vec::with_capacity(n);
     advise_huge_pages(&mut table);
-    table.resize(n, entry);
     table
 }
 

@@ -206,3 +206,40 @@ def test_trees_that_are_cleared_meanwhile_do_not_end_the_search_for_links(
     monkeypatch.setattr(Path, "stat", stat)
     (paths,) = cache._links(tmp_path).values()
     assert [path.name for path in paths] == ["file"]
+
+
+def test_what_was_released_as_often_as_it_was_given_may_go(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AQUARAT_CACHE_LIMIT", "0.001MB")
+    a, b = store.latest("a"), store.latest("b")
+    a.path("file")
+    a.path("file")
+    path = b.path("file")
+    (listed,) = (tmp_path / "cache" / "users").iterdir()
+    assert len(listed.read_text().split()) == 2
+    a.release("file")
+    read(store.uri, "c")
+    assert cached(tmp_path) == {"a", "b", "c"}, "it was given twice"
+    a.release("file")
+    assert listed.read_text() == f"{b.entry('file').sha256}\n"
+    read(store.uri, "d")
+    assert cached(tmp_path) == {"b", "d"} and path.read_text() == "b" * SIZE
+    assert a.path("file").read_text() == "a" * SIZE, "it is fetched again"
+    assert sorted(listed.read_text().split()) == sorted(x.entry("file").sha256 for x in (a, b))
+
+
+def test_a_fetch_that_fails_is_no_use(store: ArtifactStore, tmp_path: Path) -> None:
+    artifact = store.latest("a")
+    entry = artifact.entry("file")
+    blob = tmp_path / "store/blobs/sha256" / entry.sha256[:2] / entry.sha256
+    kept = blob.read_bytes()
+    blob.unlink()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is missing"):
+            artifact.path("file")
+    blob.write_bytes(kept)
+    artifact.path("file")
+    artifact.release("file")
+    (listed,) = (tmp_path / "cache" / "users").iterdir()
+    assert listed.read_text() == ""

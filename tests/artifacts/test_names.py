@@ -9,7 +9,7 @@ import pytest
 
 from aquarat_core.artifacts import Artifact, ArtifactError, ArtifactStore
 from aquarat_core.artifacts.finding import find_artifact
-from aquarat_core.artifacts.names import GivenNameError, beside, by_hash, give, is_name, named, take_away
+from aquarat_core.artifacts.names import GivenNameError, beside, by_hash, give, is_name, listed, named, take_away
 from aquarat_core.cli import main
 from aquarat_core.maintenance.collect import DAY, clock, find_garbage
 from aquarat_core.maintenance.verify import verify
@@ -64,6 +64,7 @@ def test_a_name_stays_until_it_is_moved(two: tuple[Artifact, Artifact]) -> None:
     assert named(store, "first") == old
     assert give(new, "first", move=True) == old.sha256
     assert named(store, "first") == new and by_hash(store) == {new.sha256: ["first"]}
+    assert listed(store) == ["first"]
     take_away(store, "first")
     assert named(store, "first") is None
     with pytest.raises(GivenNameError, match="has no name 'first'"):

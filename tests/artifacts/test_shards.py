@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion
+from aquarat_core.artifacts import Artifact, ArtifactStore, CodeVersion, Digest
+from aquarat_core.artifacts.backend import Stat
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.maintenance.collect import DAY, find_garbage, remove
 from aquarat_core.maintenance.verify import verify
 from aquarat_core.sharding.records import DisputedError, ShardRecord, ShardStore
+from tests.patience import limit
 
 KEYS = [digit * 64 for digit in "0123456789"]
 
@@ -118,3 +123,58 @@ def test_verify_names_what_is_wrong_with_a_shard(place: ShardStore, tmp_path: Pa
     assert any("shard-1 of tokens" in p for p in problems) == read
     garbage = find_garbage(place.store, now=time.time() + 8 * DAY)
     assert len(garbage.problems) == 1 and len([s for s in garbage.objects if s.key.startswith("shards/")]) == 3
+
+
+def test_verify_reads_each_file_of_the_shards_once_and_several_at_a_time(
+    place: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = place.store.backend
+    shared = [add(place, n, tmp_path, "the same") for n in (1, 2, 3)]
+    other = add(place, 4, tmp_path)
+    together, digest = threading.Barrier(2), backend.digest
+    read = Counter[str]()
+
+    def noted(key: str, *rest: object) -> Digest | None:
+        together.wait(limit(30))
+        read[key] += 1
+        return digest(key, *rest)
+
+    monkeypatch.setattr(backend, "digest", noted)
+    assert verify(place.store).problems == ()
+    blobs = [blob_key(record.file("ids.bin").digest) for record in (shared[0], other)]
+    assert read == dict.fromkeys(blobs, 1)
+    backend.write(blobs[0], b"the sane")
+    problems = verify(place.store).problems
+    assert [sum(f"shard-{n} of tokens" in p for p in problems) for n in range(5)] == [0, 1, 1, 1, 0]
+
+
+def test_files_are_read_only_where_the_storage_keeps_no_checksums(
+    shared_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ShardStore(ArtifactStore.open(shared_uri), "tokens")
+    record = add(place, 1, tmp_path)
+    backend, blob = place.store.backend, blob_key(record.file("ids.bin").digest)
+    read, digest = list[str](), backend.digest
+    monkeypatch.setattr(backend, "digest", lambda key, *rest: (read.append(key), digest(key, *rest))[1])
+    assert place.find(KEYS) == {record.key: record}
+    keeps_checksums = shared_uri.startswith("gs://")
+    assert read == ([] if keeps_checksums else [blob])
+    backend.write(blob, b"SHARD 1")
+    assert bool(verify(place.store, read=False).problems) == keeps_checksums, "the listing has them"
+    backend.delete(blob)
+    assert place.find(KEYS) == {}
+
+
+def test_the_records_are_listed_once(place: ShardStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(place, 1, tmp_path)
+    backend = place.store.backend
+    stats, listed = backend.stats, Counter[str]()
+
+    def noted(prefix: str) -> Iterator[Stat]:
+        listed[prefix] += 1
+        return stats(prefix)
+
+    monkeypatch.setattr(backend, "stats", noted)
+    find_garbage(place.store)
+    verify(place.store)
+    assert listed["shards/"] == 2, "once for each"

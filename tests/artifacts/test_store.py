@@ -13,6 +13,7 @@ from aquarat_core.artifacts import ArtifactError, ArtifactStore, CodeVersion, Jo
 from aquarat_core.artifacts.backend import Backend
 from aquarat_core.artifacts.backends import open_backend
 from aquarat_core.artifacts.hashing import digest_bytes
+from aquarat_core.artifacts.records import replace_object
 
 from .conftest import Publish
 
@@ -185,6 +186,28 @@ def test_of_several_swaps_from_one_version_one_wins(backend: Backend) -> None:
     assert backend.read("refs/a").data == b"1"
     assert not backend.swap("refs/none", b"2", seen.version)
     assert backend.read("refs/none") is None
+
+
+def test_an_object_that_others_write_too_is_replaced_in_the_end(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    assert replace_object(backend, "refs/a", b"1", seen.append) is None
+    assert replace_object(backend, "refs/a", b"1", seen.append) is None and seen == []
+    swap = backend.swap
+
+    def late(key: str, data: bytes, expected: str) -> bool:
+        """Another writer is faster, the first time."""
+        monkeypatch.setattr(backend, "swap", swap)
+        backend.write(key, b"other")
+        return swap(key, data, expected)
+
+    monkeypatch.setattr(backend, "swap", late)
+    assert replace_object(backend, "refs/a", b"2", seen.append) == b"other"
+    assert seen == [b"1", b"other"] and backend.read("refs/a").data == b"2"
+    monkeypatch.setattr(backend, "swap", lambda *_: False)
+    with pytest.raises(StoreError, match=f"{backend.uri}/refs/a keeps being moved by other writers"):
+        replace_object(backend, "refs/a", b"3")
 
 
 def test_a_file_that_changed_meanwhile_is_not_published(backend: Backend, tmp_path: Path) -> None:

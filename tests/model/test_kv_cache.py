@@ -59,11 +59,14 @@ class CachedRows:
         self.kv_cache.start_rows(torch.tensor([row]), torch.tensor([prompt]), torch.tensor([slot]), tails)
         self.sequences[row:] = [list(self.prompts[prompt]), *self.sequences[row + 1 :]]
 
-    def decode(self, tokens: list[int], same_age: bool, in_slot_order: bool) -> torch.Tensor:
+    def decode(
+        self, tokens: list[int], same_age: bool, in_slot_order: bool, same_prompt_len: bool = False
+    ) -> torch.Tensor:
         n = len(tokens)
         self.kv_cache.n_generated_R[:n] += 1
         oldest = int(self.kv_cache.n_generated_R[:n].max())
-        cache = Decode(self.kv_cache, DecodeShape(n, len(self.prompts), max(LENGTHS), oldest, same_age, in_slot_order))
+        size = (n, len(self.prompts), max(map(len, self.prompts)), oldest)
+        cache = Decode(self.kv_cache, DecodeShape(*size, same_age, in_slot_order, same_prompt_len))
         ids = torch.tensor(tokens)[:, None]
         logits = self.model.logits(self.model.hidden(ids, cache)[:, 0])
         self.sequences = [[*s, t] for s, t in zip(self.sequences, tokens, strict=True)]
@@ -92,6 +95,15 @@ def test_rows_share_their_prompt_and_go_their_own_ways(
     rows = full(model, prompts, block)
     for step in range(5):
         close(rows.decode([(row * row + 3 * step) % 100 for row in range(12)], fast, fast), rows.uncached())
+
+
+@torch.no_grad()
+def test_prompts_of_one_length_need_no_mask_even_if_there_is_room_for_longer_ones(
+    model: Transformer, block: int | None
+) -> None:
+    rows = full(model, [random_ids(5, seed=n).tolist() for n in range(4)], block)
+    for step in range(4):
+        close(rows.decode([(row * row + 3 * step) % 100 for row in range(12)], True, True, True), rows.uncached())
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -251,3 +252,28 @@ def test_mimetic_attention_begins_by_matching_equal_tokens(n_kv_head: int | None
         query = kv_head * attention.n_head // attention.n_kv_head
         scores_TT = F.normalize(q_THD[:, query], dim=-1) @ F.normalize(k_TKD[:, kv_head], dim=-1).T
         assert torch.equal(scores_TT.argmax(dim=1), torch.arange(60))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_laid_out_for_generation_give_the_same_logits_and_take_new_weights(dtype: torch.dtype) -> None:
+    plain, other = (random_model(seed=seed, n_kv_head=2, dtype=dtype) for seed in (1, 2))
+    ids, prepared = random_ids(12)[None], copy.deepcopy(plain)
+    prepared.prepare_generation()
+    torch.testing.assert_close(prepared(ids), plain(ids), atol=0.1 if dtype == torch.bfloat16 else 1e-4, rtol=0)
+    prepared.load_state_dict(other.state_dict())
+    torch.testing.assert_close(prepared(ids), other(ids), atol=0.1 if dtype == torch.bfloat16 else 1e-4, rtol=0)
+
+
+def test_a_copy_of_a_model_laid_out_for_generation_can_be_trained() -> None:
+    prepared, ids = random_model(), random_ids(12)[None]
+    prepared.prepare_generation()
+    trained = copy.deepcopy(prepared)
+    trained(ids).square().sum().backward()
+    assert all(p.grad is not None for p in trained.blocks[0].attention.parameters())
+    with torch.no_grad():
+        for p in trained.blocks[0].attention.parameters():
+            p.add_(p.grad, alpha=1e-3)
+        without_grad = trained(ids)
+    torch.testing.assert_close(without_grad, trained(ids).detach(), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(without_grad, prepared(ids).detach(), atol=1e-2)

@@ -318,4 +318,15 @@ def test_a_checkpoint_made_elsewhere_is_imported_or_copied_on_the_way(
 
     code, _, err = adopt("from-a-folder", "--as", "mid_checkpoint", "--name", "Not A Name")
     assert code == 2 and "cannot name an artifact" in err
+    mid = store.latest("mid_checkpoint")
+    for name, said in (("from-a-folder", "already names sft_checkpoint"), ("rl_checkpoint", "is an asset")):
+        code, _, err = adopt("from-a-folder", "--as", "mid_checkpoint", "--name", name)
+        assert code == 2 and said in err
+        assert store.latest("mid_checkpoint").sha256 == mid.sha256, "nothing moves if the name cannot be given"
+    code, _, err = adopt("from-a-folder", "--as", "mid_checkpoint", "--move")
+    assert code == 2 and "--move is for --name" in err
+    code, said, _ = adopt("from-a-folder", "--as", "mid_checkpoint", "--name", "from-a-folder", "--move")
+    assert code == 0 and "named from-a-folder" in said
+    assert store.resolve("from-a-folder").sha256 == store.latest("mid_checkpoint").sha256
+    assert adopt(f"aquarat://{imported.sha256}", "--as", "rl_checkpoint")[0] == 0
     assert adopt("nothing-like-it", "--as", "mid_checkpoint")[0] == 2

@@ -94,8 +94,9 @@ def copy(root: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_setup_names_the_optional_groups_that_there_are(copy: Path) -> None:
-    done = sourced(copy, "set_up_with --harnes")
+@pytest.mark.parametrize("before", ["", "--ray "])
+def test_setup_names_the_optional_groups_that_there_are(copy: Path, before: str) -> None:
+    done = sourced(copy, f"set_up_with {before}--harnes")
     assert done.returncode == 1
     assert done.stderr == "run: setup takes --harness --postgres --ray or nothing, not '--harnes'.\n"
     assert not (copy / ".venv").exists()

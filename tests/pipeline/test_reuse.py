@@ -12,9 +12,9 @@ from aquarat_core.artifacts.names import give
 from aquarat_core.config import load_profile, override
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets import reuse
-from aquarat_pipeline.assets.history import Fresh, standing
+from aquarat_pipeline.assets.history import Fresh, latest_data_version, standing
 from aquarat_pipeline.assets.plan import Plan
-from aquarat_pipeline.assets.reuse import Earlier, input_versions
+from aquarat_pipeline.assets.reuse import Earlier
 from aquarat_pipeline.assets.sharing import take
 from aquarat_pipeline.experiments import Experiment
 from tests.pipeline import toy_definitions
@@ -87,7 +87,8 @@ def test_what_another_chain_made_is_found_and_taken(
     def same(name: str, experiment: Experiment = wide):
         stage = STAGES[name]
         section = stage.config(experiment.profile)
-        return earlier.same(experiment, stage, section, input_versions(instance, experiment, stage.needs(section)))
+        inputs = {parent: latest_data_version(instance, experiment.key(parent)) for parent in stage.needs(section)}
+        return earlier.same(experiment, stage, section, inputs)
 
     assert same("tokenizer") is None, "its inputs are not there yet"
     for name in (*DATA, "tokenizer"):

@@ -49,7 +49,6 @@ def test_the_version_is_the_same_everywhere(root: Path, project: dict[str, Any])
         "rust/Cargo.toml": toml("rust/Cargo.toml")["package"]["version"],
         "rust/pyproject.toml": toml("rust/pyproject.toml")["project"]["version"],
         "rust/Cargo.lock": locked("rust/Cargo.lock"),
-        "rust/fuzz/Cargo.lock": locked("rust/fuzz/Cargo.lock"),
         "CITATION.cff": yaml.safe_load((root / "CITATION.cff").read_text())["version"],
         "CHANGELOG.md": changes[0],
         "installed": importlib.metadata.version("aquarat"),
@@ -57,8 +56,8 @@ def test_the_version_is_the_same_everywhere(root: Path, project: dict[str, Any])
         "__version__": aquarat_core.__version__,
     } == dict.fromkeys(
         (
-            "rust/Cargo.toml", "rust/pyproject.toml", "rust/Cargo.lock", "rust/fuzz/Cargo.lock", "CITATION.cff",
-            "CHANGELOG.md", "installed", "tokenizer installed", "__version__",
+            "rust/Cargo.toml", "rust/pyproject.toml", "rust/Cargo.lock", "CITATION.cff", "CHANGELOG.md",
+            "installed", "tokenizer installed", "__version__",
         ),
         project["version"],
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from aquarat_core.model.transformer import Transformer
 from aquarat_core.rollout.batch import Completion
 from aquarat_core.rollout.engine import Engine
-from aquarat_core.rollout.random import row_key
+from aquarat_core.rollout.random import row_key, uniform
 from aquarat_core.rollout.sampling import Sampling, sample
 from aquarat_core.tasks.aqua.question import prompt
 from aquarat_core.text.chat import render_prompt
@@ -44,7 +44,7 @@ def alone(model: Transformer, prompt: list[int], key: int, budget: int, temperat
     tokens: list[int] = []
     for position in range(budget):
         logits = model(torch.tensor([[*prompt, *tokens]]))[:, -1]
-        tokens.append(int(sample(logits, Sampling(temperature), torch.tensor([key]), position)[0]))
+        tokens.append(int(sample(logits, Sampling(temperature), uniform(torch.tensor([key]), position))[0]))
         if tokens[-1] == STOP:
             break
     return tokens

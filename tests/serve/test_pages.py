@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from aquarat_core.serving import reports
+from aquarat_core.artifacts.names import give, take_away
+from aquarat_core.serving import catalog, reports
 from aquarat_core.serving.catalog import Catalog
 from aquarat_core.serving.pages import LINKS, STATIC, error_handlers
 from aquarat_core.serving.runs import routes as runs
@@ -97,6 +98,22 @@ def test_the_chat_page_knows_its_models(url: str, web: WebStore) -> None:
     assert (model["id"], model["manifest"], model["context"]) == ("rl_checkpoint", web.rl.sha256, 256)
     assert model["letters"] == "ABCDE"
     assert "generated word problems" in model["warning"]
+
+
+def test_the_chat_page_shows_the_names_that_a_model_has_now(
+    url: str, web: WebStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names() -> list[str]:
+        return get(f"{url}/chat/models").json()["models"][0]["names"]
+
+    monkeypatch.setattr(catalog, "FRESH_SECONDS", 0.0)
+    assert names() == []
+    give(web.rl, "my-best")
+    try:
+        assert names() == ["my-best"]
+    finally:
+        take_away(web.store, "my-best")
+    assert names() == []
 
 
 def test_a_letter_is_read_as_evaluations_read_it(url: str) -> None:

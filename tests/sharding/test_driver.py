@@ -79,8 +79,7 @@ def lost(request: pytest.FixtureRequest) -> Callable[[str], str]:
     return lambda name: f"the process that made it was ended by {name}"
 
 
-def contents(place: ShardStore, records: list[ShardRecord]) -> list[tuple[str, ...]]:
-    del place
+def contents(records: list[ShardRecord]) -> list[tuple[str, ...]]:
     return [tuple(file.sha256 for file in record.files) for record in records]
 
 
@@ -103,7 +102,7 @@ def test_only_what_is_missing_is_made(place: ShardStore, log: Path, executor: Op
     assert more[:4] == made and calls(log) == [0, 1, 2, 3, 7], "one that is added is the only one that is made"
     changed = make_shards([replace(s, settings=s.settings | {"size": 2}) for s in wanted], place, executor)
     assert calls(log) == sorted([0, 1, 2, 3] * 2 + [7]), "another setting makes other shards"
-    assert contents(place, changed) == contents(place, made)
+    assert contents(changed) == contents(made)
     elsewhere = [replace(s, aside=s.aside | {"threads": 3}) for s in wanted]
     assert make_shards(elsewhere, place, unwanted) == made, "what is aside does not count"
 
@@ -111,6 +110,13 @@ def test_only_what_is_missing_is_made(place: ShardStore, log: Path, executor: Op
 def test_the_same_shard_twice_in_a_list_is_made_once(place: ShardStore, log: Path, executor: Open) -> None:
     first, again = make_shards([spec(1, log), spec(1, log)], place, executor)
     assert first == again and calls(log) == [1]
+
+
+def test_waiting_for_nothing_takes_its_time(executor: Open) -> None:
+    idle = executor([])
+    began = time.monotonic()
+    assert idle.wait(0.1) == [] and time.monotonic() - began >= 0.1
+    idle.close()
 
 
 def test_damage_is_noticed_and_repaired(place: ShardStore, log: Path, executor: Open) -> None:
@@ -122,7 +128,7 @@ def test_damage_is_noticed_and_repaired(place: ShardStore, log: Path, executor: 
     backend.delete(blobs[1])
     backend.write(next(backend.keys(f"shards/toy/{made[2].key}/")), b"{}")
     again = make_shards(wanted, place, executor)
-    assert contents(place, again) == contents(place, made)
+    assert contents(again) == contents(made)
     assert calls(log) == [0, 0, 1, 1, 2, 2]
     assert make_shards(wanted, place, executor) == again and len(calls(log)) == 6
 

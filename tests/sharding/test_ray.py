@@ -6,6 +6,7 @@ import json
 import pickle
 import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.errors import DataError, StageError, UserError
 from aquarat_core.sharding import ray_client, ray_cluster, ray_task
 from aquarat_core.sharding.driver import make_shards
-from aquarat_core.sharding.executor import read_ended
+from aquarat_core.sharding.executor import Ended, read_ended
 from aquarat_core.sharding.processes import Processes
 from aquarat_core.sharding.ray_cluster import RayCluster, check_address
 from aquarat_core.sharding.records import ShardStore
@@ -96,6 +97,36 @@ def test_a_connection_that_ends_loses_what_was_running(
     assert (ended.attempt, ended.why) == (1, "lost") and "ended (exit code 3)" in ended.said
     cluster.start(2, spec(1, log))
     assert cluster.slots == 5, "it connects anew"
+    cluster.close()
+
+
+def test_a_reply_about_an_attempt_that_was_stopped_is_not_reported(
+    installed: None, place: ShardStore, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Ended(number, None, "it failed", "fault").to_line().decode() for number in (1, 2))
+    as_client(
+        monkeypatch,
+        "print('{\"slots\": 1}', flush=True); input();"
+        f"print({first!r}, end='', flush=True); input(); input(); print({second!r}, end='', flush=True); input()",
+    )
+    cluster = RayCluster(place, "auto", 1)
+    cluster.start(1, spec(1, log))
+    cluster.stop(1)
+    assert cluster.wait(60) == []
+    cluster.start(2, spec(2, log))
+    assert [ended.attempt for ended in cluster.wait(60)] == [2]
+    cluster.close()
+
+
+def test_without_a_connection_waiting_takes_its_time(
+    installed: None, place: ShardStore, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_client(monkeypatch, "print('{\"slots\": 1}', flush=True); input()")
+    cluster = RayCluster(place, "auto", 1)
+    cluster.start(1, spec(1, log))
+    assert [ended.why for ended in cluster.wait(60)] == ["lost"]
+    began = time.monotonic()
+    assert cluster.wait(0.1) == [] and time.monotonic() - began >= 0.1
     cluster.close()
 
 

@@ -47,11 +47,6 @@ def digits(work: Work) -> Counts:
     return {"number": number, "third": number / 3}
 
 
-def nothing(work: Work) -> Counts:
-    """No file."""
-    return {"number": work.settings["number"]}
-
-
 def dies_once(work: Work) -> Counts:
     """Ends its process at the first call, and prints where replies are expected."""
     if _note(work) == 0:

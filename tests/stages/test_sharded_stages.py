@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aquarat_core.artifacts import Artifact
+from aquarat_core.artifacts import Artifact, ArtifactError
 from aquarat_core.artifacts.hashing import digest_file
+from aquarat_core.artifacts.store import blob_key
 from aquarat_core.config import TokenizerConfig
 from aquarat_core.data.documents import read_columns, write_documents
 from aquarat_core.data.token_files import write_shard
+from aquarat_core.sharding.records import read_shard_record
 from aquarat_core.stages import pretrain_tokens, sharded
 from aquarat_core.stages import run as runner
 from aquarat_core.stages import tokenizer as tokenizer_stage
 from aquarat_core.stages.base import StageContext
 from aquarat_core.stages.code_version import StageSources, sources
+from aquarat_core.stages.sharded import made_shards
 from aquarat_core.stages.token_shard import encoded
 from aquarat_core.stages.tokenizer import COUNT
 from aquarat_core.tasks.word_problems import generate_text
@@ -99,7 +102,7 @@ def test_tokens_are_those_of_one_go(bench: Bench, tmp_path: Path, sizes: tuple[i
         forget(bench)
         ctx = bench.context("pretrain_tokens", None, pretrain_text=text, tokenizer=made)
         found.append(run(bench, way, pretrain_tokens.run, ctx))
-    assert found[0] == found[1] == found[2] and len(found[0]) == len(sizes) + 2
+    assert found[0] == found[1] == found[2] and len(found[0]) == 2 * len(sizes) + 3
     for number in range(len(sizes)):
         source = text.path(f"train-{number:05d}.parquet")
         whole = write_shard(tmp_path / "whole.bin", encoded(source, tokenizer, 1), tokenizer.vocab_size)
@@ -201,6 +204,28 @@ def test_the_version_of_a_shard_function_covers_what_it_computes_with(tmp_path: 
         seen.add(version(file, "\nMORE = 1\n"))
     seen.add(version("rust/src/lib.rs", "\n// more\n"))
     assert len(seen) == 4
+
+
+def test_a_file_that_is_damaged_after_its_shard_was_made_is_not_read(bench: Bench, data: dict[str, Artifact]) -> None:
+    forget(bench)
+    ctx = tokenizer_context(bench, data, text_of(bench, 20))
+    ctx.shards = bench.store
+    (made,) = made_shards(ctx, tokenizer_stage._shards(ctx, 1_000))
+    (key,) = shards_of(bench, "tokenizer")
+    (file,) = read_shard_record(bench.store.backend.read(key).data, key).files
+    assert made.number("characters") == 1_000 and len(made.read(file.path)) == file.size
+    bench.store.backend.write(blob_key(file.digest), b"damaged")
+    with pytest.raises(ArtifactError, match=f"{file.path}, which this stage has made and needs, is missing or damaged"):
+        made.read(file.path)
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_where_there_is_no_shard_nothing_is_said(bench: Bench, data: dict[str, Artifact], way: str) -> None:
+    ctx = tokenizer_context(bench, data, text_of(bench, 20))
+    ctx.shards = None if way == WAYS[0] else bench.store
+    said: list[dict] = []
+    ctx.send = said.append
+    assert list(made_shards(ctx, [])) == [] and said == []
 
 
 def test_small_shards_start_no_processes(bench: Bench, data: dict[str, Artifact]) -> None:

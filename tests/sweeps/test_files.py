@@ -54,6 +54,13 @@ make: [base_eval_report]
     assert found["8", "16.0"].tokens_per_parameter == 16 and found["8", "8.0"].optim != found["12", "16.0"].optim
 
 
+@pytest.mark.parametrize("value", ["16", "16.0", "'16'"])
+def test_a_reference_is_found_by_its_value_however_it_is_written(write, value: str) -> None:
+    ladder = "profile: d12\nladder: {depths: [8, 12], tokens_per_parameter: [8, 16]}\nmake: [base_checkpoint]\n"
+    sweep = read_sweep(write(f"{ladder}reference: {{{RATIO}: {value}}}\n"))
+    assert dict(sweep.reference) == {DEPTH: "8", RATIO: "16.0"}
+
+
 def test_a_profile_without_a_depth_takes_the_depth_as_it_is(write) -> None:
     sweep = read_sweep(write("profile: demo\nladder: {depths: [2, 4]}\nmake: [base_checkpoint]\n"))
     assert [p.experiment.profile.base_checkpoint.model.depth for p in sweep.points] == [2, 4]
@@ -74,6 +81,9 @@ def test_a_profile_without_a_depth_takes_the_depth_as_it_is(write) -> None:
         ("make: [nothing]", "there is no asset 'nothing'"),
         ("make: []", "make"),
         ("reference: {sft_checkpoint.steps: 9}\nfields: {sft_checkpoint.steps: [3]}", "no point of the sweep lr has"),
+        ("fields: {sft_checkpoint.steps: [2026-01-02]}", "sft_checkpoint.steps: 2026-01-02 is no value of a field"),
+        ("fields: {sft_checkpoint.steps: [3]}\nreference: {sft_checkpoint.steps: 2026-01-02}", "is no value of"),
+        ("fields: {rl_checkpoint.tasks: [{name: 2026-01-02}]}", "is no value of a field: put a date"),
         ("max_points: 501", "max_points"),
         ("feilds: {}", "unknown field; did you mean fields"),
         ("name: Big Sweep", "cannot name a sweep"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from aquarat_core.evaluation.statistics import benjamini_hochberg
-from aquarat_pipeline.sweeps.ladder import Curve, Rung, fitted
+from aquarat_pipeline.sweeps.ladder import Curve, Rung, fitted, rung_of
+from aquarat_pipeline.sweeps.spec import read_sweep
 
 SIZES = (1e6, 4e6, 16e6, 64e6)
 RATIOS = (5.0, 20.0, 80.0)
@@ -52,6 +55,19 @@ def test_too_few_points_give_no_curve() -> None:
     found = fitted(rungs(hoffmann)[:3])
     assert isinstance(found, str) and "at least 4 models" in found and "there are 3" in found
     assert isinstance(fitted([]), str)
+
+
+def test_models_of_the_same_compute_are_no_further_points() -> None:
+    found = fitted([*rungs(hoffmann)[:3], *rungs(hoffmann, noise=0.001)[:3]])
+    assert isinstance(found, str) and "at least 4 models" in found and "there are 3" in found
+
+
+@pytest.mark.parametrize(("metrics", "dollars"), [({"ranks": 4.0}, 10.0), ({}, 5.0)])
+def test_the_cost_is_of_the_gpus_that_trained_the_model(write, metrics: dict[str, float], dollars: float) -> None:
+    (point,) = read_sweep(write("profile: demo\nladder: {depths: [2]}\nmake: [base_checkpoint]\n")).points
+    base = SimpleNamespace(manifest=SimpleNamespace(metrics={"seconds": 3600.0, "val_bpb": 1.0, **metrics}))
+    assert point.experiment.profile.base_checkpoint.launch.nproc == 2
+    assert rung_of(point, {"base_checkpoint": base}, 2.5).dollars == dollars
 
 
 def test_benjamini_and_hochberg() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aquarat_core.evaluation.comparing import Answers
+from aquarat_core.evaluation.comparing import Answers, correct
 from aquarat_core.evaluation.records import Record
 from aquarat_pipeline.sweeps import report
 from aquarat_pipeline.sweeps.planning import Cell, SweepPlan, launches
@@ -81,7 +81,7 @@ def test_seeds_are_averaged_by_question_and_all_comparisons_corrected(write: Cal
     left_out: list[str] = []
     runs = {one: [[answers(bad)], [answers(bad)]], two: [[answers(good)], [answers(bad)]], three: []}
     report._compare("sft_eval_report", sweep, runs, found, left_out)
-    report._correct([one.line for one in found], "benjamini-hochberg")
+    correct([one.line for one in found], "benjamini-hochberg")
     (compared,) = found
     assert compared.settings == two and compared.seeds == (2, 2)
     assert compared.line["test"] == "permutation of means"

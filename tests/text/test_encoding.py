@@ -330,6 +330,21 @@ def test_an_error_of_the_iterator_leaves_the_counts_as_they_were(words: list[str
     assert counter.to_bytes() == before
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in Linux's /proc")
+def test_the_merges_do_not_depend_on_the_threads(words: list[str]) -> None:
+    def threads_of_merging(threads: int) -> int:
+        seen = []
+        (counter := rustbpe_py.PieceCounter(SPLIT_PATTERN, threads=threads)).add(distinct)
+        merges.append(counter.train(900, lambda *_: seen.append(len(list(Path("/proc/self/task").iterdir())))))
+        return max(seen)
+
+    # Enough distinct pieces for a part of them on each of three threads.
+    distinct, merges = [text + text.title() + text.upper() for text in words[::10]], []
+    alone, several = threads_of_merging(1), threads_of_merging(3)
+    assert several == alone + 2
+    assert merges[0] == merges[1] and len(merges[0]) == 900 - 256
+
+
 @THREADS
 def test_counting_is_interrupted_between_batches(words: list[str], threads: int) -> None:
     timer = threading.Timer(0.2, _thread.interrupt_main)

@@ -8,6 +8,7 @@ import sysconfig
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import rustbpe
@@ -260,6 +261,19 @@ def test_part_of_a_character_decodes_to_a_replacement(tokenizer: Tokenizer) -> N
 def test_an_unknown_id_is_a_value_error(tokenizer: Tokenizer, bad: int) -> None:
     with pytest.raises(ValueError, match=f"{bad} is"):
         tokenizer.decode([65, bad])
+
+
+def test_a_list_may_mix_kinds_of_integers(tokenizer: Tokenizer) -> None:
+    class Id(int):
+        pass
+
+    ids = tokenizer.encode("the whole numbers, " * 20)
+    mixed = [(int, Id, np.int64, np.uint16)[at % 4](id_) for at, id_ in enumerate(ids)]
+    for n in (0, 1, 31, 32, 33, len(ids)):
+        assert tokenizer.decode(mixed[:n]) == tokenizer.decode(ids[:n])
+        for no_id in ("a", None, 1.0):
+            with pytest.raises(TypeError):
+                tokenizer.decode([*ids[:n], no_id, *ids])
 
 
 def test_what_cannot_be_encoded_is_refused(tokenizer: Tokenizer) -> None:

@@ -66,6 +66,9 @@ class Seen:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
     def tensors(self, rows: np.ndarray, device: Any) -> Any:
         self.asked.append(rows.tolist())
         return self._rows.tensors(rows, device)

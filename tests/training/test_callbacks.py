@@ -28,15 +28,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_throughput_share_of_the_peak_and_seconds_left(clock: list[float]) -> None:
     throughput = Throughput(batch_tokens=1_000, flops_per_token=2e6, peak_flops=4e9)
     for done, seconds in ((1, 2.0), (2, 4.0)):
-        step = TrainingStep(done, 10)
+        step = TrainingStep(done, 10, {"time/data": seconds / 8})
         clock[0] += seconds
         throughput.after_step(step)
         clock[0] += 50  # validation and checkpoints are not in it
+    assert step.metrics.pop("time/data") == 0.5
     assert step.metrics == {"train/tokens_per_second": 250.0, "train/mfu": 0.125, "time/eta": 24.0}
     again = Throughput(1_000, 2e6, None)
     again.load_state_dict(json.loads(json.dumps(throughput.state_dict())))
-    assert again.seconds == 6.0
-    step = TrainingStep(3, 10)
+    assert (again.seconds, again.data_seconds) == (6.0, 0.75)
+    again.load_state_dict({"seconds": 6.0})
+    assert again.data_seconds == 0.0, "older states have none"
+    step = TrainingStep(3, 10, {"time/data": 0.0})
     clock[0] += 1
     again.after_step(step)
     assert "train/mfu" not in step.metrics and step.metrics["time/eta"] == pytest.approx(7 / 3 * 7)

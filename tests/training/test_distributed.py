@@ -90,7 +90,8 @@ def test_sigterm_in_the_middle_of_a_step_gives_it_up_on_all_ranks(one, two) -> N
     kept = "its state is saved: start it again to continue"
     for measured, _ in (one, two):
         ranks = measured["mid_step"]
-        assert ranks == [[f"stopped by SIGTERM after step 5; {kept}", measured["hashes"][0][0]]] * len(ranks)
+        expected = [f"stopped by SIGTERM after step 5; {kept}", measured["hashes"][0][0]]
+        assert ranks == [[*expected, *expected]] * len(ranks), "in the middle of its rows, and while it waits for them"
 
 
 def test_sigterm_in_the_middle_of_a_rollout_gives_the_step_up_on_all_ranks(one, two) -> None:

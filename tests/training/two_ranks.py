@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from aquarat_core.model.transformer import Transformer
 from aquarat_core.rl.trainer import Trainer
 from aquarat_core.rollout.batch import Batch
 from aquarat_core.runtime.distributed import World, distributed_world
-from aquarat_core.runtime.preemption import Preempted
+from aquarat_core.runtime.preemption import Preempted, Stop
 from aquarat_core.tracking.metrics import MetricLog
 from aquarat_core.training.loop import train
 from aquarat_core.training.optimizer import ShardedOptimizer
@@ -38,7 +40,7 @@ from tests.factories import (
     tokenizer,
 )
 
-TIMES = ("tokens_per_second", "time/", "flops", "seconds")
+TIMES = ("tokens_per_second", "time/", "flops", "seconds", "wait_share")
 
 
 def flat(model: Transformer) -> np.ndarray:
@@ -74,31 +76,46 @@ def half(world: World, folder: Path) -> str:
 
 
 class SignalledRows:
-    """Rows; when this rank asks for those of step `at`, it is sent SIGTERM."""
+    """Rows; when this rank asks for those of step `at`, it is sent SIGTERM. With `waiting`, they are not there yet."""
 
-    def __init__(self, rows: PackedRows, at: int) -> None:
-        self._rows, self._at, self._asked = rows, at, 0
+    def __init__(self, rows: PackedRows, at: int, waiting: bool) -> None:
+        self._rows, self._at, self._waiting, self._step = rows, at, waiting, 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+    def hold(self, chunks: Sequence[int], ahead: Sequence[int], stop: Stop) -> None:
+        assert {*chunks, *ahead} == {0}, "the rows are one chunk"
+        self._step += 1
+        if self._waiting and self._step == self._at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not stop():
+                time.sleep(0.01)
+
     def tensors(self, rows: np.ndarray, device: torch.device) -> Any:
-        self._asked += 1
-        if self._asked == self._at:  # one call a step
+        if self._step == self._at:
+            assert not self._waiting, "it asks for rows that are not there"
             os.kill(os.getpid(), signal.SIGTERM)
         return self._rows.tensors(rows, device)
 
 
 def mid_step(world: World, folder: Path) -> list[Any]:
-    """What training says that the last rank stops in its sixth step, and what it ends with when started again."""
-    (folder / "mid").mkdir(exist_ok=True)
-    ctx, said = Interrupted(world, folder / "mid", None), ""
-    try:
-        training(world, folder / "mid", ctx, signalled=6 if world.rank + 1 == world.size else None)
-    except Preempted as e:
-        said = str(e)
-    _, weights = training(world, folder / "mid", ctx)
-    return [said, hashlib.sha256(weights.tobytes()).hexdigest()]
+    """What training says that the last rank stops in its sixth step, and what it ends with when started again; the same
+    for a rank that waits for its rows."""
+    found: list[Any] = []
+    for name, waiting in (("mid", False), ("waiting", True)):
+        (folder / name).mkdir(exist_ok=True)
+        ctx, said = Interrupted(world, folder / name, None), ""
+        try:
+            training(world, folder / name, ctx, (6, waiting) if world.rank + 1 == world.size else None)
+        except Preempted as e:
+            said = str(e)
+        _, weights = training(world, folder / name, ctx)
+        found += [said, hashlib.sha256(weights.tobytes()).hexdigest()]
+    return found
 
 
 def sampled(world: World, folder: Path, signalled: bool) -> tuple[str, list[dict[str, Any]]]:
@@ -148,7 +165,7 @@ def mid_rollout(world: World, folder: Path) -> list[Any]:
 
 
 def training(
-    world: World, folder: Path, ctx: Any = None, signalled: int | None = None
+    world: World, folder: Path, ctx: Any = None, signalled: tuple[int, bool] | None = None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Eight steps on rows with unequal numbers of targets; validation rows that do not divide by the ranks.
 
@@ -162,7 +179,7 @@ def training(
     model = random_model().to(world.device)
     log = MetricLog(None if world.rank else folder / "metrics.jsonl", None)
     token_bytes = np.arange(100, dtype=np.int32) % 4
-    trained = SignalledRows(rows, signalled) if signalled else rows
+    trained = SignalledRows(rows, *signalled) if signalled else rows
     summary = train(session(config, ctx or context(folder), log, world), model, trained, rows, token_bytes)
     log.close()
     text = (folder / "metrics.jsonl").read_text() if world.rank == 0 else ""

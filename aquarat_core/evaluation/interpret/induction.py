@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aquarat_core.data.rows import IGNORED
-from aquarat_core.data.tokens import from_numpy
+from aquarat_core.data.tensors import from_numpy
 from aquarat_core.evaluation.interpret.numbers import rounded
 from aquarat_core.evaluation.interpret.watching import attention_of, watch
 from aquarat_core.model.transformer import Transformer

@@ -33,24 +33,28 @@ pub fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     ids.try_iter()?.map(|id| id_of(&id?)).collect()
 }
 
-/// Reads leading plain `int`s without counting references, because in the stable ABI that means function calls.
+/// Items of a list that are asked for together, so that the memory of one is fetched while others are read.
+const BLOCK: usize = 32;
+
+/// Reads leading `int`s without counting references, because in the stable ABI that means function calls.
 fn ids_of_list(list: &Bound<'_, PyList>) -> PyResult<Vec<u32>> {
     let n = list.len();
     let mut ids = Vec::with_capacity(n);
     with_critical_section(list, || {
-        for at in 0..n as ffi::Py_ssize_t {
-            // SAFETY: the critical section (in other builds the GIL) keeps the list unchanged, and reading an exact
-            // `int` runs no
-            // code that could change it, so the item at an index below its length is alive.
-            let value = unsafe {
-                let item = ffi::PyList_GetItem(list.as_ptr(), at);
-                if item.is_null() || ffi::PyLong_CheckExact(item) == 0 {
-                    break;
-                }
-                ffi::PyLong_AsLong(item)
-            };
-            let Ok(id) = u32::try_from(value) else { break };
-            ids.push(id);
+        let mut block = [std::ptr::null_mut(); BLOCK];
+        for from in (0..n).step_by(BLOCK) {
+            let items = &mut block[..BLOCK.min(n - from)];
+            for (at, item) in (from..).zip(items.iter_mut()) {
+                // SAFETY: the critical section (in other builds the GIL) keeps the list unchanged, and nothing here runs
+                // code that could change it, so the item at an index below its length is alive.
+                *item = unsafe { ffi::PyList_GetItem(list.as_ptr(), at as ffi::Py_ssize_t) };
+            }
+            for &mut item in items {
+                // SAFETY: as above. What is no `int` sets an error and is not asked to become one.
+                let value = unsafe { ffi::PyLong_AsUnsignedLongLong(item) };
+                let Ok(id) = u32::try_from(value) else { return };
+                ids.push(id);
+            }
         }
     });
     // An error of the interpreter occurs again, with its message, below.

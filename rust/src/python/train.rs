@@ -172,7 +172,7 @@ impl PieceCounter {
         if self.counts.is_empty() {
             return Err(value_error("there is no text to train on: every text is empty"));
         }
-        py.detach(|| Corpus::new(&self.counts)).map_err(value_error)
+        py.detach(|| Corpus::new(&self.counts, self.threads)).map_err(value_error)
     }
 
     /// Counts the texts that `more` appends to a batch, until it returns that there are no more. This thread gathers

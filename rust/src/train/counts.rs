@@ -43,11 +43,20 @@ impl PieceCounts {
     }
 
     /// All pieces, each with its count, in no particular order.
-    pub fn for_each(&self, mut visit: impl FnMut(&[u8], u64)) {
-        for slot in self.slots.iter().filter(|slot| !slot.key.is_empty()) {
-            visit(&slot.key.bytes()[..slot.key.len()], slot.count);
+    pub fn for_each(&self, visit: impl FnMut(&[u8], u64)) {
+        self.for_each_of(0, 1, visit);
+    }
+
+    /// The pieces of one of `n` shares of similar size; each piece is in one of them.
+    pub fn for_each_of(&self, share: usize, n: usize, mut visit: impl FnMut(&[u8], u64)) {
+        let slots = self.slots.len();
+        // They come in the order of their hashes, so equally long ranges hold about equally many pieces.
+        for slot in &self.slots[slots * share / n..slots * (share + 1) / n] {
+            if !slot.key.is_empty() {
+                visit(&slot.key.bytes()[..slot.key.len()], slot.count);
+            }
         }
-        for (piece, &count) in &self.long {
+        for (piece, &count) in self.long.iter().skip(share).step_by(n) {
             visit(piece, count);
         }
     }
@@ -263,6 +272,22 @@ mod tests {
         whole.absorb(table(60_000..70_000));
         assert_eq!(as_map(&sum), as_map(&whole));
         assert!(4 * sum.used <= 3 * sum.slots.len());
+    }
+
+    #[test]
+    fn every_piece_is_in_one_share() {
+        let mut counts = PieceCounts::default();
+        (0..5_000_u64).for_each(|n| counts.add(n.to_string().repeat(1 + n as usize % 5).as_bytes(), n + 1));
+        for n in [1, 2, 3, 16] {
+            let mut shares = BTreeMap::new();
+            let sizes = (0..n).map(|share| {
+                let before = shares.len();
+                counts.for_each_of(share, n, |piece, count| assert_eq!(shares.insert(piece.to_vec(), count), None));
+                shares.len() - before
+            });
+            assert!(sizes.collect::<Vec<_>>().iter().all(|size| (4_000..6_000).contains(&(size * n))));
+            assert_eq!(shares, as_map(&counts));
+        }
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
@@ -8,12 +9,16 @@ use crate::specials::Specials;
 use crate::split::Splitter;
 
 fn train(texts: &[&str], pattern: &str, limit: usize) -> Vec<Pair> {
+    train_in_parts(texts, pattern, limit, 1)
+}
+
+fn train_in_parts(texts: &[&str], pattern: &str, limit: usize, parts: usize) -> Vec<Pair> {
     let specials = Specials::default();
     let mut counter = Counter::new(Splitter::new(pattern).unwrap(), &specials);
     for text in texts {
         counter.add(text.as_bytes());
     }
-    learn_merges(Corpus::new(&counter.finish()).unwrap(), limit, |_| Ok::<_, Infallible>(())).unwrap()
+    learn_merges(Corpus::with_parts(&counter.finish(), parts), limit, |_| Ok::<_, Infallible>(())).unwrap()
 }
 
 /// The definition: count all pairs again before each merge.
@@ -60,9 +65,26 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
-    fn merges_equal_the_definition(words in prop::collection::vec("[ab]{1,12}|[a-d]{1,40}|[a-z]{2,5}", 1..30)) {
+    fn merges_equal_the_definition(
+        words in prop::collection::vec("[ab]{1,12}|[a-d]{1,40}|[a-z]{2,5}", 1..30),
+        parts in 1_usize..4,
+    ) {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        prop_assert_eq!(train(&words, "[a-z]+", 60), train_by_definition(&words, 60));
+        prop_assert_eq!(train_in_parts(&words, "[a-z]+", 60, parts), train_by_definition(&words, 60));
+    }
+}
+
+#[test]
+fn many_frequent_and_rare_pairs_are_merged_in_order_by_any_number_of_threads() {
+    // Counts fall from thousands to one, so batches are long and the floor of the queue falls several times.
+    let words: Vec<String> =
+        (0..400_u32).map(|n| format!("{:05}", n * 7919 % 100_003).repeat(1 + n as usize % 3)).collect();
+    let texts: Vec<&str> =
+        words.iter().enumerate().flat_map(|(at, w)| vec![w.as_str(); 2_000 / (at + 1) + 1]).collect();
+    let one = train_in_parts(&texts, "[0-9]+", 700, 1);
+    assert_eq!(one, train_by_definition(&texts, 700));
+    for parts in 2..6 {
+        assert_eq!(train_in_parts(&texts, "[0-9]+", 700, parts), one, "{parts} parts");
     }
 }
 
@@ -84,7 +106,7 @@ fn counts_beyond_32_bits_are_kept() {
     counts.add(b"ab", (1 << 32) + 1);
     counts.add(b"cd", (1 << 32) + 2);
     counts.add(b"ef", 1 << 31);
-    let merges = learn_merges(Corpus::new(&counts).unwrap(), 9, |_| Ok::<_, Infallible>(())).unwrap();
+    let merges = learn_merges(Corpus::with_parts(&counts, 2), 9, |_| Ok::<_, Infallible>(())).unwrap();
     assert_eq!(merges, [(99, 100), (97, 98), (101, 102)]);
 }
 
@@ -92,6 +114,6 @@ fn counts_beyond_32_bits_are_kept() {
 fn an_error_of_tick_ends_the_training() {
     let mut counts = PieceCounts::default();
     counts.add(b"abcdefgh", 1);
-    let result = learn_merges(Corpus::new(&counts).unwrap(), 100, |done| if done == 3 { Err("stop") } else { Ok(()) });
+    let result = learn_merges(Corpus::with_parts(&counts, 2), 100, |done| if done == 3 { Err("stop") } else { Ok(()) });
     assert_eq!(result, Err("stop"));
 }
