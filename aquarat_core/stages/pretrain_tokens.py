@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from aquarat_core.data.token_files import TokenShard, lengths_file, write_index
-from aquarat_core.sharding.spec import ShardSpec, Source
+from aquarat_core.sharding.spec import Source
 from aquarat_core.stages.base import Scalar, StageContext
-from aquarat_core.stages.sharded import function_version, made_shards
+from aquarat_core.stages.sharded import made_shards, shard_spec
 from aquarat_core.stages.token_shard import IDS, LENGTHS
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -21,23 +21,13 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
     """Encode every shard of text once, for all runs that train on it; returns documents and tokens."""
     text, tokenizer = ctx.inputs["pretrain_text"], Tokenizer.load(ctx.inputs["tokenizer"].path(TOKENIZER_FILE))
     files = sorted((f for f in text.manifest.files if f.path.endswith(".parquet")), key=lambda f: f.path)
-    code = function_version(ENCODE)
     (vocabulary,) = (
         Source(ctx.inputs["tokenizer"], f, shared=True)
         for f in ctx.inputs["tokenizer"].manifest.files
         if f.path == TOKENIZER_FILE
     )
     specs = [
-        ShardSpec(
-            name=file.path,
-            function=ENCODE,
-            code=code,
-            inputs={
-                "text": Source(text, file),
-                "tokenizer": vocabulary,
-            },
-            size=file.size,
-        )
+        shard_spec(file.path, ENCODE, file.size, inputs={"text": Source(text, file), "tokenizer": vocabulary})
         for file in files
     ]
     shards: dict[str, TokenShard] = {}
@@ -46,7 +36,7 @@ def run(ctx: StageContext) -> dict[str, Scalar]:
         beside = lengths_file(path)
         made.publish(IDS, path)
         made.publish(LENGTHS, beside)
-        shards[path] = TokenShard(path, beside, int(made.counts["documents"] or 0), int(made.counts["tokens"] or 0))
+        shards[path] = TokenShard(path, beside, made.number("documents"), made.number("tokens"))
     validation = shards.pop("validation.bin")
     write_index(ctx.outdir, list(shards.values()), validation, tokenizer.special("<|bos|>"), tokenizer.vocab_size)
     return {

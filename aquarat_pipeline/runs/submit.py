@@ -32,7 +32,6 @@ from aquarat_pipeline.runs.profiles import remember, share
 from aquarat_pipeline.tags import JOB_TAG, SET_TAG
 
 FINISH_SECONDS = 40.0
-"""Statuses of runs that have not ended."""
 MIN_ID = 4
 """Characters of a run's id that are enough to name it, if no other begins like this."""
 SHOWN_EVENTS = {
