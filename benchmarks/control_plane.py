@@ -104,7 +104,7 @@ def _results(size: int, found: Mapping[str, Any], worker: float) -> list[Result]
         Result(f"{at}/store_operations", "per_job_minute", (60 * hold["ops"] / hold["seconds"] / found["running"],)),
         Result(f"{at}/memory", "GiB", (memory,), goal=f"≤ {MEMORY_GOAL:.0f} GiB"),
         Result(f"{at}/longest_wait_over_shortest", "times", (longest / max(shortest, 1.0),)),
-        Result(f"{at}/most_younger_before_one", "runs", (float(found["overtaken"]),)),
+        Result(f"{at}/most_younger_before_one_in_line", "runs", (float(found["overtaken"]),)),
         Result(f"{at}/refused_starts", "starts", (float(found["refused"]),)),
         Result(f"{at}/wrong_starts", "starts", (float(len(found["wrong"])),), goal="≤ 0 starts"),
     ]

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.locks import held
 from aquarat_pipeline.runs.follower_start import lock_of
 from benchmarks.control_plane_host import ControlHost
-from benchmarks.control_plane_world import HOLD_SECONDS, Transport, World
+from benchmarks.control_plane_world import HOLD_SECONDS, Run, Transport, World
 
 
 def count_operations(world: World) -> None:
@@ -63,6 +63,7 @@ def measure(home: Path, size: int) -> dict[str, Any]:
         waiting = lambda: len(list((home / "aquarat/parked").glob("*.json"))) >= len(world.runs) - few  # noqa: E731
         host.run(lambda: len(world.order) >= few and waiting())
         line = _part(world, host, lambda: len(world.order) >= few + extra)
+        overtaken = _most_overtaken(world.order)
         world.holding = True
         world.write_hosts(size)
         host.run(lambda: len(world.order) == len(world.runs))
@@ -70,7 +71,6 @@ def measure(home: Path, size: int) -> dict[str, Any]:
         hold = _part(world, host, lambda: world.seconds >= end)
         running = sum(run.began is not None and not run.over for run in world.runs.values())
     waits = [run.began - run.queued for run in world.order if run.began is not None and run.began > run.queued]
-    overtaken = max(sum(later.number > run.number for later in world.order[:k]) for k, run in enumerate(world.order))
     return {
         "runs": len(world.runs), "running": running, "line": line, "hold": hold, "idle": world.idle,
         "waits": (min(waits), max(waits)), "overtaken": overtaken, "wrong": world.wrong, "refused": world.refused,
@@ -85,6 +85,11 @@ def _part(world: World, host: ControlHost, until: Callable[[], bool]) -> dict[st
     seconds = host.run(until)
     spent = {name: value - cpu[name] for name, value in world.cpu.seconds.items()}
     return {"seconds": seconds, "cpu": spent, "ops": sum(world.ops.values()) - ops, "starts": len(world.order) - began}
+
+
+def _most_overtaken(order: Sequence[Run]) -> int:
+    """The largest number of younger runs that began before one of these, which are in the order in which they began."""
+    return max(sum(earlier.number > run.number for earlier in order[:k]) for k, run in enumerate(order))
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from aquarat_core.sharding.ray_cluster import RayCluster
 from aquarat_core.sharding.records import ShardStore
 from aquarat_core.sharding.spec import Counts, ShardSpec, Source, Work
 from aquarat_core.text.tokenizer import TOKENIZER_FILE, train_tokenizer
+from benchmarks.harness import BenchError
 
 CODE = "1" * 64
 ENCODE = "aquarat_core.stages.token_shard:encode"
@@ -44,13 +45,13 @@ def main() -> None:
 
 
 def _make(store: ArtifactStore, folder: Path, work: dict[str, Any]) -> dict[str, Any]:
-    """The text and the tokenizer. Each shard begins at another document."""
+    """The text and the tokenizer. Each shard begins at another document, so that no two are equal and made once."""
     texts = _texts()
-    made, size, at = folder / "made", 0, 0
+    made = folder / "made"
     made.mkdir()
     for number in range(work["shards"]):
         taken: list[str] = []
-        size = 0
+        size, at = 0, number * len(texts) // work["shards"]
         while size < work["bytes"]:
             taken.append(texts[at % len(texts)])
             size += len(taken[-1].encode())
@@ -97,6 +98,8 @@ def _encode(store: ArtifactStore, folder: Path, work: dict[str, Any]) -> dict[st
     results = ShardStore(_results(folder, again=False), "bench")
     # Ray's cluster is here before time is taken; processes start with the first shards.
     executor = RayCluster(results, "local", work["processes"]) if work.get("ray") else None
+    if len({file.sha256 for file in text.manifest.files}) < len(wanted):
+        raise BenchError("some shards are equal, and would be made once")
     return _timed(results, wanted, work["processes"], executor) | {"bytes": work["shards"] * work["bytes"]}
 
 
