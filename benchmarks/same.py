@@ -2,7 +2,7 @@
 
 Both versions run all stages of `same.yaml` on this machine at the same time, each from its own checkout into its own
 store. Every file of every artifact must have the same hash, and every metric in the manifests the same value. What
-may differ is named here: times (`TIMES`), and in the `report.json` of reports whatever names the code or the run
+may differ is named here: times (`TIMED`), and in the `report.json` of reports whatever names the code or the run
 (`NAMES_OF_A_RUN`). Records, such as logs and pages, are not compared.
 
 The other commit is cloned into a temporary directory and runs in a virtual environment of its own on top of this
@@ -25,23 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aquarat_core.maintenance.reproduce import TIMED
 from benchmarks.harness import BenchError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = Path(__file__).with_name("same.yaml")
 LAST = "pipeline_report"
-TIMES = (
-    "seconds",
-    "rollout_share",
-    "scoring_share",
-    "update_share",
-    "eval_share",
-    "probe_share",
-    "wait_share",
-    "per_second",
-    "mfu",
-)
-"""Endings of the names of metrics that measure time."""
 NAMES_OF_A_RUN = frozenset(
     {"manifest_sha256", "run_id", "data_version", "code", "parser", "profile", "profiles", "created"}
 )
@@ -211,7 +200,7 @@ def _facts(found: Found) -> dict[str, Any]:
 
 def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
     """The metrics that two runs of the same code have in common."""
-    return {name: value for name, value in metrics.items() if not name.endswith(TIMES)}
+    return {name: value for name, value in metrics.items() if not name.endswith(TIMED)}
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:

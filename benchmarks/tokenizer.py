@@ -116,7 +116,7 @@ def _training(material: Material) -> list[Result]:
     counting = compare(
         "count pieces, 2 threads", "MB/s", speed("count-2"), speed("count-1"), "1 thread", runs=TRAIN_RUNS, goal="≥ 1.5"
     )
-    label, one, several = f"train 32k, {THREADS} threads", speed("ours-1"), speed(f"ours-{THREADS}")
+    label, one, several = f"train 32k, {THREADS} threads beside one", speed("ours-1"), speed(f"ours-{THREADS}")
     whole = compare(label, "MB/s", several, one, "1 thread", runs=ENCODE_RUNS, goal=THREADS_GOAL)
     label, goal = "train 32k, GPT-2 pattern, 2 threads", "≥ 1"
     ours, theirs = speed("ours-2", pattern=GPT2_PATTERN), speed("gigabpe", material.plain)

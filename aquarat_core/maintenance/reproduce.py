@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = ".safetensors"
+TIMED = (
+    "seconds",
+    "per_second",
+    "mfu",
+    *(f"{phase}_share" for phase in ("rollout", "scoring", "update", "eval", "probe", "wait")),
+)
+"""Endings of the names of metrics that measure time, which no second run repeats."""
 _DECIDING_LIBRARIES = ("python", "torch", "numpy")
 _DECIDING_HARDWARE = ("cpu", "gpu", "gpus")
 
@@ -222,6 +229,5 @@ def _norm(x: Tensor) -> float:
 
 
 def _differing_metrics(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    timed = ("seconds", "per_second")
-    names = [n for n in sorted({*left, *right}) if not any(mark in n for mark in timed)]
+    names = [name for name in sorted({*left, *right}) if not name.endswith(TIMED)]
     return {n: (left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)}

@@ -29,8 +29,8 @@ def test_everything_is_measured(small: None) -> None:
         ("train 32k from Parquet, peak memory", "MB", "≤ 416 MB"),
         ("encode a Parquet file to a shard, 2 threads, cold", "MB/s", "≥ 0.8"),
         ("encode to numpy, 1 thread, cold", "MB/s", "≥ 12"),
-        ("encode 64 characters to a list", "µs", "≤ 1.2 µs"),
-        ("decode arrays", "MB/s", "≥ 300 MB/s"),
+        ("encode 64 characters to a list", "µs", "≤ 0.125"),
+        ("decode arrays", "MB/s", "≥ 6"),
         ("encode 1 MB of random letters", "ms", "≤ 100 ms"),
     ):
         assert (results[name].unit, results[name].goal) == (unit, goal)
