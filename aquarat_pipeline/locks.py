@@ -32,6 +32,14 @@ def held(path: Path, holder: str) -> Generator[None]:
         yield
 
 
+@contextmanager
+def waited_for(path: Path) -> Generator[None]:
+    """Holds the file, once no other process does."""
+    with path.open("a") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
 def is_held(path: Path) -> bool:
     """Whether a process holds the file."""
     try:

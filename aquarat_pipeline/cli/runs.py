@@ -13,6 +13,9 @@ from aquarat_core.errors import UsageError
 if TYPE_CHECKING:
     import dagster as dg
 
+OPENING = ".opening"
+"""A file of the home that a command holds while it opens the instance."""
+
 
 def add_assets(command: argparse.ArgumentParser, default: list[str] | None = None) -> None:
     """Arguments for the assets to make, their profile and the fields with other values; `check_typed` applies the
@@ -106,11 +109,14 @@ def check_typed(arguments: argparse.Namespace) -> None:
 def open_instance() -> dg.DagsterInstance:
     """The Dagster instance that `DAGSTER_HOME` names. Raises `HomeError` if it names none."""
     from aquarat_pipeline.home import dagster_home
+    from aquarat_pipeline.locks import waited_for
 
-    dagster_home()
+    home = dagster_home()
     import dagster as dg
 
-    return dg.DagsterInstance.get()
+    # Two processes that make the SQLite files of a new home at once can make them useless: a version is written twice.
+    with waited_for(home / OPENING):
+        return dg.DagsterInstance.get()
 
 
 # --- completion -----------------------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ class Queue(Sweeper):
         self.workspace = directory / "workspace.yaml"
         self.workspace.write_text(yaml.safe_dump({"load_from": [{"python_module": location}]}))
         self.orders |= {name: {"hold": str(directory / name)} for name in ("chat_datasets", "tokenizer")}
+        # A daemon that opens a new home at the same time as another process can fail.
+        dg.DagsterInstance.from_config(str(self.home)).dispose()
         self._daemon = self._start("-m", "dagster._daemon", "run", "-w", str(self.workspace), log="daemon.log")
 
     @property
