@@ -151,7 +151,7 @@ def read_ref(data: bytes, uri: str) -> Ref:
 
 
 def ref_bytes(asset: str, manifest_sha256: str, data_version: str) -> bytes:
-    """What `read_ref` and `read_name` parse."""
+    """The content of a ref or of a name, as `read_ref` and `read_name` read it."""
     return canonical({"asset": asset, "manifest_sha256": manifest_sha256, "data_version": data_version})
 
 

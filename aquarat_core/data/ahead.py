@@ -12,7 +12,7 @@ from aquarat_core.runtime.preemption import Stop
 LOOK = 0.1
 """Seconds between two looks at whether the process was asked to stop, while it waits for a file."""
 AGAIN = 10.0
-"""Seconds after which a fetch is tried again that failed while nobody waited for the file."""
+"""Seconds until a failed fetch is tried again, if no step is waiting for the file."""
 
 
 class FilesAhead:
@@ -28,7 +28,7 @@ class FilesAhead:
         self._paths: dict[str, Path] = {}
         self._awaited: str | None = None
         self._failure: BaseException | None = None
-        """Of the file that is waited for."""
+        """Why the awaited file could not be fetched."""
         self._closed = False
         self._thread: threading.Thread | None = None
 

@@ -37,7 +37,7 @@ class TokenShard:
 
 @dataclass(frozen=True, slots=True)
 class TokenIndex:
-    """What `tokens.json` says."""
+    """The content of `tokens.json`."""
 
     vocab_size: int
     bos: int

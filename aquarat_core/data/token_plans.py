@@ -31,7 +31,7 @@ Chunk = tuple[TokenShard, ...]
 
 
 class Planned(NamedTuple):
-    """What was planned of a chunk."""
+    """The size of a chunk's plan."""
 
     rows: int
     pieces: int

@@ -25,8 +25,8 @@ class OldShards:
     needed: frozenset[str]
     """Keys of the blobs that the other records name."""
     problems: tuple[str, ...]
-    """What is wrong with records that cannot be read. Their files are not kept: the shards are made again when they
-    are wanted."""
+    """A message for each record that cannot be read. Their files are not kept: the shards are made again when they are
+    needed."""
 
 
 def old_shards(store: ArtifactStore, before: float, needed: set[str]) -> OldShards:

@@ -77,8 +77,7 @@ class _Client:
         self._serving = False
 
     def read(self, source: BinaryIO) -> None:
-        """Takes requests until standard input ends. If there is no connection to Ray by then, nobody waits for it any
-        more, and this process ends."""
+        """Takes requests until standard input ends. This process then ends, even if it is still connecting to Ray."""
         for line in source:
             self._events.put(json.loads(line))
         if not self._serving:

@@ -37,8 +37,8 @@ _SECONDS_TO_END = 30.0
 
 
 def check_address(address: str) -> None:
-    """Raises `UsageError` if this is no address of a Ray cluster or Ray is not installed, and `StageError` if nobody
-    answers there."""
+    """Raises `UsageError` if the address is malformed or Ray is not installed, and `StageError` if no cluster answers
+    at it."""
     match = re.fullmatch(r"(?:local|auto|(?:ray://)?(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5}))", address)
     if match is None:
         raise UsageError(f"{VARIABLE} is {address!r}: write local, auto, HOST:PORT or ray://HOST:PORT")

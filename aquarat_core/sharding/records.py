@@ -175,7 +175,7 @@ class ShardStore:
         return record if all(self._is_intact(file, read=stat.crc32c is None) for file in record.files) else None
 
     def _is_intact(self, entry: FileEntry, *, read: bool) -> bool:
-        """Whether the store has the file at its size and, with `read`, whether its bytes are right."""
+        """Whether the store has the file with the right size. With `read`, its bytes are read and compared, too."""
         backend, key = self.store.backend, blob_key(entry.digest)
         return backend.size(key) == entry.size and (not read or backend.digest(key) == entry.digest)
 

@@ -86,7 +86,7 @@ class Stage:
 
 
 def load(entry: str) -> Any:
-    """What `module:name` names. Imports the module."""
+    """Imports the module of an entry `module:name`, and returns the object with that name."""
     module, _, name = entry.partition(":")
     return getattr(importlib.import_module(module), name)
 

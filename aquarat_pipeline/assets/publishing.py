@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+
+from aquarat_pipeline.locks import waited_for
 
 PAGE = 100
 
@@ -17,8 +18,7 @@ def sole_publisher(home: Path, asset: str) -> Generator[None]:
     """Lock for moving an asset's ref and recording its materialization, so that the same run comes last in both."""
     path = home / "aquarat" / "publishing" / f"{asset}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+    with waited_for(path):
         yield
 
 

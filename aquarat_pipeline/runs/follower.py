@@ -184,7 +184,7 @@ class Follower:
 
 
 def _is_ours(run: dg.DagsterRun | None) -> TypeGuard[dg.DagsterRun]:
-    """Whether the run goes on, and no worker on another machine executes it."""
+    """Whether the run is in progress, and no worker on another machine executes it."""
     return run is not None and run.status == dg.DagsterRunStatus.STARTED and not _is_taken(run)
 
 

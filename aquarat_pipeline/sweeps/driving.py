@@ -95,7 +95,7 @@ class Driver:
                 self._wait(max(PLAN_SECONDS, took / PLAN_SHARE))
 
     def _ready(self, plan: SweepPlan, running: Iterable[dg.DagsterRun]) -> list[Launch]:
-        """What can be started while these runs go on."""
+        """The launches that can start while these runs are in progress."""
         going, making = {run.tags.get(EXPERIMENT_TAG, "") for run in running}, _assets(running)
         busy = {cell.key for cell in plan.cells if cell.how != "made" and cell.ref in making}
         blocked = {cell.key for cell in plan.cells if cell.how in ("new", "shared") and cell.ref in self.failures}

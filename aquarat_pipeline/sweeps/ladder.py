@@ -65,8 +65,8 @@ class Curve:
 
 
 def rung_of(point: Point, made: dict[str, Artifact], price: float | None) -> Rung | None:
-    """What a point's model reaches; None if it is not made yet. `price` is that of one GPU for an hour, of which there
-    may have been others than the profile has."""
+    """The measured results of a point's model; None if it has not been made. `price` is for one GPU and hour; the
+    number of GPUs is that of the training, which may differ from the profile's."""
     base = made.get("base_checkpoint")
     if base is None:
         return None

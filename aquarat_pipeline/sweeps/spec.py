@@ -250,7 +250,7 @@ def _json(field: str, value: Any) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two texts are the same value: 8 is 8.0, and 0.1 is 1e-1."""
+    """Whether two texts stand for the same value, such as `8` and `8.0`, or `0.1` and `1e-1`."""
     try:
         return one == other or json.loads(one) == json.loads(other)
     except ValueError:

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ from aquarat_pipeline.runs.follower_start import lock_of
 from aquarat_pipeline.workers import is_parked, worker_of
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, cancelled, expect, training
-from tests.launching.machines import control_host, lost_seconds, other_machine, postgres_or_skip
+from tests.launching.machines import control_host, lost_seconds
 from tests.launching.postgres import Postgres
 from tests.patience import wait_until
 
@@ -26,20 +25,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres_or_skip() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def here(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with control_host(server, tmp_path_factory.mktemp("here"), park_after_seconds=0.5) as made:
-        yield made
-
-
-@pytest.fixture
-def elsewhere(here: Cluster, server: Postgres, tmp_path: Path) -> Iterator[Cluster]:
-    with other_machine(here, server, tmp_path / "elsewhere") as made:
         yield made
 
 

@@ -21,7 +21,7 @@ from aquarat_pipeline.workers import worker_of
 from tests.launching import faults
 from tests.launching.cluster_fixture import Cluster
 from tests.launching.kill_scenarios import ASSET, STEPS, cancelled, command_of, expect, training
-from tests.launching.machines import control_host, lost_seconds, other_machine, postgres_or_skip, signal_all
+from tests.launching.machines import control_host, lost_seconds, signal_all
 from tests.launching.postgres import PASSWORD, Postgres, why_not
 from tests.patience import wait_until
 
@@ -29,20 +29,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres_or_skip() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def here(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with control_host(server, tmp_path_factory.mktemp("here")) as made:
-        yield made
-
-
-@pytest.fixture
-def elsewhere(here: Cluster, server: Postgres, tmp_path: Path) -> Iterator[Cluster]:
-    with other_machine(here, server, tmp_path / "elsewhere") as made:
         yield made
 
 
