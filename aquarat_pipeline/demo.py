@@ -79,14 +79,13 @@ def _run(user: Terminal, again: bool) -> dict[str, Any]:
     profile = load_profile()
     user.say(f"profile {profile.name}: {profile.description}\nlog {user.log}\nstarting Dagster")
     # Imported late, because the definitions use the profile and the terminal as they are now.
-    import dagster as dg
-
     from aquarat_core.settings import store_uri
+    from aquarat_pipeline.instance import open_instance
     from aquarat_pipeline.memory import PeakMemory
     from aquarat_pipeline.runs.in_process import beside, materialize
 
     started = time.monotonic()
-    with dg.DagsterInstance.get() as instance, PeakMemory(store_uri()) as memory:
+    with open_instance() as instance, PeakMemory(store_uri()) as memory:
         experiment = beside(user, profile)
         assets = [experiment.ref(name) for name in experiment.stages]
         outcome = materialize(user, instance, assets, again=again, job=experiment.local("pipeline"))

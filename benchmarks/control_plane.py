@@ -35,7 +35,7 @@ def main(options: Sequence[str]) -> int:
     _print(results)
     done, broken = list[int](), None
     for size in arguments.runs:
-        measured = _measured(size, 60 * arguments.minutes, memory)
+        measured = _measured(size, arguments, memory)
         _print(measured)
         results += measured
         if measured[0].value is not None:
@@ -50,25 +50,31 @@ def main(options: Sequence[str]) -> int:
     return 0 if len(done) == len(arguments.runs) else 1
 
 
-def _measured(size: int, seconds: float, worker: float) -> list[Result]:
-    """What one size gives, or that it failed or took longer than so many `seconds`."""
+def _measured(size: int, arguments: argparse.Namespace, worker: float) -> list[Result]:
+    """What one size gives, or that it failed or took too long."""
     began = time.monotonic()
     with scratch_folder("bench") as folder:
         home = folder / "home"
         home.mkdir()
         env = {"DAGSTER_MODULE_NAME": "tests.launching.definitions", "AQUARAT_CACHE": str(folder / "cache")}
-        work = {"home": str(home), "size": size}
+        work = {"home": str(home), "size": size, "workers": arguments.workers}
         try:
-            found = run_apart("benchmarks.control_plane_measure", work, folder, env=env, seconds=seconds)
+            found = run_apart("benchmarks.control_plane_measure", work, folder, env=env, seconds=60 * arguments.minutes)
         except BenchError as e:
             return [unmeasured(f"{size}/running", "runs", str(e))]
-    return [*_results(size, found, worker), Result(f"{size}/took", "minutes", ((time.monotonic() - began) / 60,))]
+    return [
+        *_results(size, found, arguments.workers * worker),
+        Result(f"{size}/took", "minutes", ((time.monotonic() - began) / 60,)),
+    ]
 
 
 def _arguments(options: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run bench control-plane", allow_abbrev=False)
     parser.add_argument("--runs", type=int, nargs="+", default=SIZES, help="sizes to measure (default: 10 100 1000)")
     parser.add_argument("--minutes", type=float, default=30.0, help="at most, for each size (default: 30)")
+    parser.add_argument(
+        "--workers", type=int, default=8, help="woken at once, as `max_workers` in dagster.yaml (default: 8)"
+    )
     return parser.parse_args(options)
 
 
@@ -79,13 +85,13 @@ def _print(results: Sequence[Result]) -> None:
         print(f"{result.name:<36} {value}{met}", flush=True)
 
 
-def _results(size: int, found: Mapping[str, Any], worker: float) -> list[Result]:
+def _results(size: int, found: Mapping[str, Any], workers: float) -> list[Result]:
     line, hold = found["line"], found["hold"]
     placement = 1000 * line["cpu"]["placement"] / line["starts"]
     others = sum(line["cpu"].values()) - line["cpu"]["placement"]
     cores = sum(hold["cpu"].values()) / hold["seconds"]
     # The worst moment: as many workers as are woken at once, beside daemon and follower, which are one process here.
-    memory = (found["memory"] + 8 * worker) / GIB
+    memory = (found["memory"] + workers) / GIB
     shortest, longest = found["waits"]
     at = f"{size}"
     return [

@@ -14,7 +14,7 @@ from aquarat_pipeline.hosts.allocator import Allocator, SharedAllocator
 from aquarat_pipeline.hosts.watching import Watcher
 from aquarat_pipeline.runs.follower import Follower
 from aquarat_pipeline.runs.launcher import GpuRunLauncher
-from benchmarks.control_plane_world import MAX_WORKERS, MONITOR_SECONDS, Inline, World
+from benchmarks.control_plane_world import MONITOR_SECONDS, Inline, World
 
 TICK = 0.5
 """Virtual seconds between two turns of the follower."""
@@ -48,7 +48,7 @@ class ControlHost:
         self._world, self._context = world, context
         self._queue = QueuedRunCoordinatorDaemon(interval_seconds=1)
         self.follower = Follower(
-            world.instance, launcher.wake, launcher.end_cancelled, max_workers=MAX_WORKERS, now=world.now,
+            world.instance, launcher.wake, launcher.end_cancelled, max_workers=world.workers, now=world.now,
             allocator=TimedAllocator(world), pool=Inline(),
         )  # fmt: skip
         self._monitored = 0.0

@@ -23,6 +23,7 @@ from aquarat_pipeline.hosts import agent
 from aquarat_pipeline.hosts.host import Host
 from aquarat_pipeline.locks import held
 from aquarat_pipeline.runs.follower_start import lock_of
+from aquarat_pipeline.workers import parked_runs
 from benchmarks.control_plane_host import ControlHost
 from benchmarks.control_plane_world import HOLD_SECONDS, Run, Transport, World
 
@@ -40,9 +41,9 @@ def count_operations(world: World) -> None:
         setattr(MemoryBackend, name, counted)
 
 
-def measure(home: Path, size: int) -> dict[str, Any]:
+def measure(home: Path, size: int, workers: int) -> dict[str, Any]:
     """First `size` runs wait for a tenth as many hosts; then there are as many hosts as runs, and all jobs run."""
-    world = World(home, size)
+    world = World(home, size, workers)
     count_operations(world)
 
     def transport_to(host: Host) -> Transport:
@@ -60,7 +61,7 @@ def measure(home: Path, size: int) -> dict[str, Any]:
         stack.callback(host.close)
         world.create_runs(size + extra)
         host.dequeue()
-        waiting = lambda: len(list((home / "aquarat/parked").glob("*.json"))) >= len(world.runs) - few  # noqa: E731
+        waiting = lambda: len(parked_runs(home)) >= len(world.runs) - few  # noqa: E731
         host.run(lambda: len(world.order) >= few and waiting())
         line = _part(world, host, lambda: len(world.order) >= few + extra)
         overtaken = _most_overtaken(world.order)
@@ -95,7 +96,7 @@ def _most_overtaken(order: Sequence[Run]) -> int:
 def main() -> None:
     work = json.loads(os.environ["WORK"])
     logging.disable(logging.INFO)
-    Path(work["out"]).write_text(json.dumps(measure(Path(work["home"]), work["size"])))
+    Path(work["out"]).write_text(json.dumps(measure(Path(work["home"]), work["size"], work["workers"])))
 
 
 if __name__ == "__main__":

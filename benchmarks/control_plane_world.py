@@ -51,7 +51,6 @@ HEARTBEAT = 5.0
 MONITOR_SECONDS = 10.0
 HOLD_SECONDS = 120.0
 """Virtual seconds for which all jobs run at once, and the control host's work is measured."""
-MAX_WORKERS = 8
 JOB_SECONDS = (60.0, 120.0)
 WORKER_SECONDS = 5.0
 """What a worker that is woken takes to come up."""
@@ -118,9 +117,10 @@ class World:
 
     here: World | None = None
 
-    def __init__(self, home: Path, size: int, seed: int = 0) -> None:
+    def __init__(self, home: Path, size: int, workers: int, seed: int = 0) -> None:
+        """`workers`: how many workers may be woken at once."""
         World.here = self
-        self.home, self.size = home, size
+        self.home, self.size, self.workers = home, size, workers
         self.me: Any = processes.identity(os.getpid())
         self.rng = random.Random(seed)
         self.seconds = 0.0
@@ -143,7 +143,7 @@ class World:
         self.instance = self._instance()
 
     def _instance(self) -> dg.DagsterInstance:
-        launcher = {"park_after_seconds": 30.0, "max_workers": MAX_WORKERS}
+        launcher = {"park_after_seconds": 30.0, "max_workers": self.workers}
         settings = {
             "telemetry": {"enabled": False},
             "run_launcher": {"module": __name__, "class": "SimulatedLauncher", "config": launcher},

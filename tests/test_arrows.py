@@ -50,7 +50,7 @@ PIPELINE_FLOORS = (
     ("hosts",),
     ("experiments",),
     ("beats",),
-    ("database", "events", "memory", "resources", "workers"),
+    ("database", "events", "instance", "memory", "resources", "workers"),
     ("_compat", "home", "locks", "tags"),
 )
 """The rooms of each package, from the roof down. A room imports those of lower floors, none of its own or a higher."""

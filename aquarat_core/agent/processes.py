@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,10 +39,13 @@ def is_alive(who: object) -> bool:
     found = cast("dict[str, Any]", who)
     if not isinstance(found.get("pid"), int) or "boot" not in found or "started" not in found:
         return False
+    if found["boot"] != boot_id():
+        return False
     state, started = _stat(found["pid"])
-    return found["boot"] == boot_id() and started == found["started"] and state not in ("", "Z", "X")
+    return started == found["started"] and state not in ("", "Z", "X")
 
 
+@cache
 def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 

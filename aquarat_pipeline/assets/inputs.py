@@ -69,8 +69,7 @@ def pin_inputs(
     instance: dg.DagsterInstance, stage: Stage, names: Iterable[str], run_id: str, experiment: Experiment
 ) -> dict[str, Pinned]:
     """The inputs of `stage` among the assets with those names: for each, the latest materialization in its experiment
-    at
-    the time when the step first started.
+    at the time when the step first started.
 
     The choice is written to a tag of the run before anything starts. A later attempt, or a process that takes over the
     step, reads it from there, whatever has been materialized since. Raises `InputError` if an input has never been

@@ -9,6 +9,7 @@ import dagster as dg
 from aquarat_core.stages.registry import STAGES
 from aquarat_pipeline.assets.inputs import require_home
 from aquarat_pipeline.events import manifest_of
+from aquarat_pipeline.instance import open_instance
 
 PAGE = 1000
 
@@ -19,7 +20,7 @@ def materialized_manifests(days: int) -> set[str]:
     Reads the instance that `DAGSTER_HOME` names. Raises `InputError` if it names none.
     """
     require_home()
-    with dg.DagsterInstance.get() as instance:
+    with open_instance() as instance:
         return needed_manifests(instance, time.time() - days * 86_400)
 
 

@@ -14,7 +14,8 @@ from aquarat_core.cli.output import answer, log
 from aquarat_core.cli.profile_option import add_profile
 from aquarat_core.errors import UsageError
 from aquarat_core.settings import store_uri
-from aquarat_pipeline.cli.runs import open_instance, use_profile
+from aquarat_pipeline.cli.runs import use_profile
+from aquarat_pipeline.instance import open_instance
 
 if TYPE_CHECKING:
     from aquarat_core.artifacts import Artifact, ArtifactStore

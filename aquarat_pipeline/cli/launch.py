@@ -17,7 +17,8 @@ from aquarat_core.cli.completion import complete_with
 from aquarat_core.cli.output import CheckFailed, answer, log
 from aquarat_core.plain_text import printable
 from aquarat_pipeline.cli import plan
-from aquarat_pipeline.cli.runs import add_assets, add_hosts, check_typed, open_instance, tags_of
+from aquarat_pipeline.cli.runs import add_assets, add_hosts, check_typed, tags_of
+from aquarat_pipeline.instance import open_instance
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -36,7 +36,7 @@ def add_commands(commands: Commands) -> None:
 def _refs(arguments: argparse.Namespace) -> str | CheckFailed:
     from aquarat_core.artifacts import ArtifactStore
     from aquarat_pipeline.assets.maintenance import differences
-    from aquarat_pipeline.cli.runs import open_instance
+    from aquarat_pipeline.instance import open_instance
 
     store = ArtifactStore.open(store_uri())
     with open_instance() as instance:
@@ -58,7 +58,7 @@ def _refs(arguments: argparse.Namespace) -> str | CheckFailed:
 
 def _prune(arguments: argparse.Namespace) -> str:
     from aquarat_pipeline.assets import maintenance
-    from aquarat_pipeline.cli.runs import open_instance
+    from aquarat_pipeline.instance import open_instance
     from aquarat_pipeline.runs.submit import LaunchError
 
     if arguments.days < 1:

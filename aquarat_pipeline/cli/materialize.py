@@ -11,7 +11,8 @@ from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed
 from aquarat_core.plain_text import printable
 from aquarat_pipeline.cli.launch import say_next
-from aquarat_pipeline.cli.runs import add_assets, check_typed, open_instance
+from aquarat_pipeline.cli.runs import add_assets, check_typed
+from aquarat_pipeline.instance import open_instance
 
 
 def add_commands(commands: Commands) -> None:

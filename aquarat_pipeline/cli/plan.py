@@ -11,7 +11,8 @@ from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.output import CheckFailed, answer
 from aquarat_core.cli.table import table
 from aquarat_pipeline.cli import forecast
-from aquarat_pipeline.cli.runs import add_assets, add_hosts, check_typed, open_instance, tags_of
+from aquarat_pipeline.cli.runs import add_assets, add_hosts, check_typed, tags_of
+from aquarat_pipeline.instance import open_instance
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -1,20 +1,13 @@
-"""What the commands that make assets have in common: their arguments, and the Dagster instance."""
+"""What the commands that make assets have in common: their arguments."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from aquarat_core.cli.completion import complete_with
 from aquarat_core.cli.profile_option import add_profile
 from aquarat_core.errors import UsageError
-
-if TYPE_CHECKING:
-    import dagster as dg
-
-OPENING = ".opening"
-"""A file of the home that a command holds while it opens the instance."""
 
 
 def add_assets(command: argparse.ArgumentParser, default: list[str] | None = None) -> None:
@@ -104,19 +97,6 @@ def check_typed(arguments: argparse.Namespace) -> None:
     check_names(arguments.assets)
     experiment = of_run(map(experiment_of, arguments.assets))
     overrides(experiment.profile, arguments.fields)
-
-
-def open_instance() -> dg.DagsterInstance:
-    """The Dagster instance that `DAGSTER_HOME` names. Raises `HomeError` if it names none."""
-    from aquarat_pipeline.home import dagster_home
-    from aquarat_pipeline.locks import waited_for
-
-    home = dagster_home()
-    import dagster as dg
-
-    # Two processes that make the SQLite files of a new home at once can make them useless: a version is written twice.
-    with waited_for(home / OPENING):
-        return dg.DagsterInstance.get()
 
 
 # --- completion -----------------------------------------------------------------------------------------------------

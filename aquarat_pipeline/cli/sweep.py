@@ -15,7 +15,8 @@ from aquarat_core.errors import UsageError
 from aquarat_core.plain_text import printable
 from aquarat_pipeline.cli import forecast
 from aquarat_pipeline.cli.launch import daemon_is_alive
-from aquarat_pipeline.cli.runs import add_hosts, open_instance, tags_of
+from aquarat_pipeline.cli.runs import add_hosts, tags_of
+from aquarat_pipeline.instance import open_instance
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -79,7 +79,7 @@ class Allocator:
         self._numbers: dict[Requirement, int] = {}
         self._needs: dict[str, int] = {}
         """The number of each ticket's requirement, because one is slow to hash."""
-        self._decided = float("-inf")
+        self._decided = self._cleared = float("-inf")
         self.decisions = 0
         """How often it has decided."""
         self._number = time.time_ns()
@@ -126,9 +126,12 @@ class Allocator:
 
     def _forget(self) -> None:
         """Removes tickets whose process died with a grant, and answers to tickets that are gone."""
-        for name in [name for name in self._grants if name in self._tickets.items]:
-            if not self._tickets.items[name].is_alive(self.home):
-                self._drop(name)
+        # Not at every decision: thousands of parked runs may have a grant, and a decision follows each of their starts.
+        if self.now() - self._cleared >= DECIDE_SECONDS:
+            self._cleared = self.now()
+            for name in [name for name in self._grants if name in self._tickets.items]:
+                if not self._tickets.items[name].is_alive(self.home):
+                    self._drop(name)
         for name in [name for name in self._said if name not in self._tickets.items]:
             self._grants.pop(name, None)
             del self._said[name]

@@ -24,6 +24,7 @@ from aquarat_pipeline.home import dagster_home
 from aquarat_pipeline.hosts.allocator import SharedAllocator
 from aquarat_pipeline.hosts.queueing import answers, parse_answer
 from aquarat_pipeline.hosts.records import Records
+from aquarat_pipeline.instance import open_instance
 from aquarat_pipeline.jobs.parking import Parked, parse_parked
 from aquarat_pipeline.runs.follower_start import LOCK, lock_of
 from aquarat_pipeline.runs.parked import Followed, FollowedJob, FollowedWait
@@ -68,6 +69,8 @@ class Follower:
         self._answers = Records(answers(self._home), parse_answer)
         self._followed: dict[str, Followed] = {}
         self._looks: dict[str, Future[bool]] = {}
+        self._ready: set[str] = set()
+        """Runs that need a worker; they are not looked at again until one was started for them."""
         self._woken: dict[str, Worker] = {}
         self._pool = pool or ThreadPoolExecutor(THREADS, thread_name_prefix="follow")
         self._checked = self._last_parked = now()
@@ -82,12 +85,13 @@ class Follower:
         if now - self._checked >= self._check_seconds:
             self._checked = now
             self._check()
-        asleep = [(run_id, one) for run_id, one in self._followed.items() if run_id not in self._woken]
-        ready = [run_id for run_id, one in asleep if self._needs_worker(run_id, one, now)]
-        # In the order of the line, because not all can be woken at once.
-        for run_id in sorted(ready, key=lambda run_id: self._records.items[run_id].ticket):
-            if len(self._woken) < self._max_workers:
-                self._start(run_id)
+        asleep = [run_id for run_id in self._followed if run_id not in self._woken and run_id not in self._ready]
+        self._ready.update(run_id for run_id in asleep if self._needs_worker(run_id, self._followed[run_id], now))
+        if self._ready and len(self._woken) < self._max_workers:
+            # In the order of the line, because not all can be woken at once.
+            for run_id in sorted(self._ready, key=lambda run_id: self._records.items[run_id].ticket):
+                if len(self._woken) < self._max_workers:
+                    self._start(run_id)
         self._see_to_woken(now)
         if self._records.items:
             self._last_parked = now
@@ -104,6 +108,7 @@ class Follower:
     def _notice(self, run_id: str) -> None:
         record = self._records.items.get(run_id)
         self._woken.pop(run_id, None)
+        self._ready.discard(run_id)
         self._looks.pop(run_id, None)
         self._followed.pop(run_id, None)
         if record is None:
@@ -140,6 +145,7 @@ class Follower:
         return look.result()
 
     def _start(self, run_id: str) -> None:
+        self._ready.discard(run_id)
         try:
             run = self._instance.get_run_by_id(run_id)
             if _is_ours(run):
@@ -202,7 +208,7 @@ def main() -> int:
     home = dagster_home()
     lock = int(os.environ.pop(LOCK))
     os.set_inheritable(lock, False)
-    with dg.DagsterInstance.get() as instance:
+    with open_instance() as instance:
         launcher = instance.run_launcher
         assert isinstance(launcher, GpuRunLauncher), "dagster.yaml has another run launcher"
         follower = Follower(

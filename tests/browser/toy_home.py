@@ -7,9 +7,8 @@ import json
 import os
 import sys
 
-import dagster as dg
-
 from aquarat_core.stages.registry import EVAL_REPORTS
+from aquarat_pipeline.instance import open_instance
 from tests.pipeline import toy_definitions
 from tests.pipeline.toy_chain import Chain
 
@@ -20,7 +19,7 @@ def main(names: list[str]) -> int:
     """Materializes the named assets in one run; returns 1 where one of them could not be made."""
     for report in EVAL_REPORTS:
         os.environ[f"TOY_{report.upper()}"] = json.dumps({"metrics": {**SCORES, "parse_rate": 0.9}})
-    with dg.DagsterInstance.get() as instance:
+    with open_instance() as instance:
         made = Chain(instance, toy_definitions.build()).materialize(*names).get_asset_materialization_events()
     return 0 if {event.asset_key.to_user_string() for event in made} == set(names) else 1
 

@@ -17,7 +17,7 @@ PROCESSES = 4
 def test_all_of_several_processes_open_a_new_home(root: Path, tmp_path: Path) -> None:
     shutil.copy(root / "dagster_home/dagster.yaml", tmp_path)
     program = (
-        "import sys, dagster; from aquarat_pipeline.cli.runs import open_instance; print('ready', flush=True); "
+        "import sys, dagster; from aquarat_pipeline.instance import open_instance; print('ready', flush=True); "
         "sys.stdin.readline(); open_instance().get_runs(); print('opened')"
     )
     started = [
