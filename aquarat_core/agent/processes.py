@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,7 +45,7 @@ def is_alive(who: object) -> bool:
     return started == found["started"] and state not in ("", "Z", "X")
 
 
-@cache
+@lru_cache(maxsize=1)
 def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
