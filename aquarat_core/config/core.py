@@ -51,7 +51,8 @@ BundleLocation = Annotated[str, AfterValidator(_pinned_bundle), Anchor()]
 
 
 class EvalBundleConfig(StrictModel):
-    """The questions of CORE. The asset is only made if `eval_report.core` is set."""
+    """The questions of CORE. The asset is only made if `eval_report.core` is set, or if
+    `pretrain_text.decontaminate` names `core`."""
 
     location: BundleLocation = BUNDLE_URL
     """URL or path of the bundle's zip file, or path of a folder with its files. With `#sha256=` and the file's hash at

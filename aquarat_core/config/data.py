@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
 from aquarat_core.config.locations import Location, RowLocation
-from aquarat_core.config.tasks import MAIN_TASK, TaskConfig, TaskDefinition
+from aquarat_core.config.tasks import CORE, MAIN_TASK, TaskConfig, TaskDefinition
 
 GENERATED_CHATS = ("identity", "drills", "spelling")
 HUB_CHATS = ("smoltalk", "gsm8k", "arc", "arc_easy", "arc_challenge", "mmlu", "humaneval")
@@ -125,6 +125,8 @@ class ChatSource(StrictModel):
     def _name_fits(self) -> ChatSource:
         if self.name == MAIN_TASK:
             raise ValueError(f"{self.name!r} stands for the profile's own task: choose another name for your own data")
+        if self.name == CORE:
+            raise ValueError(f"{self.name!r} stands for the tasks of CORE: choose another name for your own data")
         if self.name in (*HUB_CHATS, *GENERATED_CHATS, "aqua"):
             if self.train or self.test or self.has_documents:
                 raise ValueError(f"{self.name} is the name of a built-in data set: choose another name for your own")
@@ -238,7 +240,7 @@ class PretrainTextConfig(StrictModel):
     decontaminate: tuple[str, ...] = ()
     """Tasks whose validation and test questions must not occur in training documents. A document with 13 words in a row
     of such a question, or with all of a shorter one, is left out; `left_out.json` has their number and some examples.
-    `task` is the profile's own task."""
+    `task` is the profile's own task, and `core` stands for all questions of `eval_bundle`."""
     definitions: dict[str, TaskDefinition] = Field(default_factory=dict[str, TaskDefinition])
     """Definitions of the tasks in `decontaminate`; filled in from the profile's `tasks`."""
 

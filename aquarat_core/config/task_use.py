@@ -16,7 +16,7 @@ from aquarat_core.config.evaluation import CHAT_CORE, EvalConfig
 from aquarat_core.config.model import TokenizerConfig
 from aquarat_core.config.protocols import OF_CHOICES, EvalProtocol
 from aquarat_core.config.rl import RLConfig
-from aquarat_core.config.tasks import AQUA, MAIN_TASK, TaskConfig
+from aquarat_core.config.tasks import AQUA, CORE, MAIN_TASK, TaskConfig
 from aquarat_core.config.training import ChatTrainConfig
 from aquarat_core.config.validation import did_you_mean
 
@@ -42,7 +42,7 @@ def names_in(section: BaseModel | None) -> set[str]:
     """The data sets that a section names: tasks and, for a mixture, also other conversations."""
     match section:
         case PretrainTextConfig():
-            return {*section.decontaminate}
+            return {*section.decontaminate} - {CORE}
         case ChatTrainConfig():
             return {*(entry.name for entry in section.mixture), section.validation_task, *section.decontaminate}
         case RLConfig():
@@ -110,9 +110,16 @@ class TaskNames:
             raise ValueError(nothing_learned(name, stage))
 
     def check_decontaminated(self, names: Iterable[str], stage: str) -> None:
-        """Raises `ValueError` unless each of `names` is a task."""
+        """Raises `ValueError` unless each of `names` is a task, or stands for CORE where its questions can be left
+        out."""
         for name in names:
-            self.check(name, f"{stage}.decontaminate", self.graded)
+            if name == CORE:
+                if stage != "pretrain_text":
+                    raise ValueError(
+                        f"{stage}.decontaminate names {CORE!r}, which only pretrain_text.decontaminate can"
+                    )
+            else:
+                self.check(name, f"{stage}.decontaminate", self.graded)
 
     def choice_split(self, name: str, split: str) -> str:
         """The split of a task by which models are chosen where the config says `split`: only AQuA-RAT has a

@@ -10,6 +10,8 @@ from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
 from aquarat_core.config.locations import RowLocation
 
 MAIN_TASK = "task"
+CORE = "core"
+"""Stands for the tasks of CORE where questions are left out of training."""
 """The name by which stages refer to the profile's own task, `Profile.task`."""
 AQUA = "aqua"
 UNNAMED_TASK = AQUA
@@ -88,7 +90,7 @@ class TaskConfig(TaskDefinition):
             raise ValueError(f"first_option belongs to kind 'multiple_choice', but this kind is {self.kind!r}")
         if wrong := sorted(set(self.columns) - set(known)):
             raise ValueError(f"columns: {', '.join(wrong)} unknown for kind {self.kind!r}, which has {known}")
-        if self.name in (MAIN_TASK, AQUA):
+        if self.name in (MAIN_TASK, AQUA, CORE):
             raise ValueError(f"your own task cannot be called {self.name!r}: choose another name")
         return self
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from aquarat_core.config.tasks import CORE
 from aquarat_core.stages.base import Scalar, StageContext
+from aquarat_core.stages.stage import CORE_QUESTIONS, EVAL_BUNDLE, load
 from aquarat_core.stages.task_inputs import task_input
 from aquarat_core.tasks.decontamination import (
     DECONTAMINATION_FILE,
@@ -27,12 +29,15 @@ def protected_questions(ctx: StageContext) -> HeldOut | None:
 
 
 def protected_texts(ctx: StageContext) -> dict[str, str]:
-    """The texts of the same questions, by task/split/id."""
-    return held_out_texts(_examples(ctx))
+    """The texts of the same questions, by task/split/id, and of those of CORE, if the config names it."""
+    texts = held_out_texts(_examples(ctx))
+    if CORE in ctx.config.decontaminate:
+        texts |= load(CORE_QUESTIONS)(ctx.inputs[EVAL_BUNDLE].directory())
+    return texts
 
 
 def _examples(ctx: StageContext) -> Mapping[str, Mapping[str, Sequence[Example[Any]]]]:
-    found = {name: task_input(ctx, name) for name in ctx.config.decontaminate}
+    found = {name: task_input(ctx, name) for name in ctx.config.decontaminate if name != CORE}
     return {
         name: {split: task.examples(split) for split in HELD_OUT if task.rows(split)} for name, task in found.items()
     }

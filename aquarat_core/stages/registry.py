@@ -14,7 +14,8 @@ from typing import Any
 from aquarat_core.config import PretrainTextConfig, Profile, TokenizerConfig
 from aquarat_core.config.fields import covers
 from aquarat_core.config.task_use import names_in
-from aquarat_core.stages.stage import EVAL_BUNDLE, OPTIONAL_INPUTS, TEXT_PASSES, Stage
+from aquarat_core.config.tasks import CORE
+from aquarat_core.stages.stage import CORE_QUESTIONS, EVAL_BUNDLE, OPTIONAL_INPUTS, TEXT_PASSES, Stage
 from aquarat_core.tasks.registry import DATASETS, OTHER_DATASET, TASKS, dataset_of, entry_of
 
 
@@ -31,7 +32,8 @@ def _tasks(config: Any) -> Iterable[str]:
 
 def _tasks_of_text(config: PretrainTextConfig | None) -> Iterable[str]:
     """The same, and what leaves documents out, if the config asks for it."""
-    return (*_tasks(config), *([TEXT_PASSES] if config and config.leaves_out else []))
+    passes = [TEXT_PASSES] if config and config.leaves_out else []
+    return (*_tasks(config), *passes, *([CORE_QUESTIONS] if config and CORE in config.decontaminate else []))
 
 
 def _tasks_of_report(config: Any) -> Iterable[str]:
@@ -42,6 +44,11 @@ def _tasks_of_report(config: Any) -> Iterable[str]:
 def _datasets(config: Any) -> Iterable[str]:
     """The assets that hold the data sets that the config names."""
     return map(dataset_of, _names(config))
+
+
+def _datasets_of_text(config: Any) -> Iterable[str]:
+    """Those with questions that may not be in it."""
+    return (*_datasets(config), *([EVAL_BUNDLE] if CORE in config.decontaminate else []))
 
 
 def _datasets_of_report(phase: str, config: Any) -> Iterable[str]:
@@ -85,6 +92,17 @@ _UP_TO_RL = (
         kinds=("parquet",),
     ),
     Stage(
+        name=EVAL_BUNDLE,
+        kind="dataset",
+        description="Questions of the tasks of CORE, from the published bundle.",
+        how="The bundle is fetched once, checked against its published hash, and unpacked.",
+        inputs=(),
+        section="eval_bundle",
+        entry="aquarat_core.stages.eval_bundle:run",
+        group="evaluation",
+        kinds=("json",),
+    ),
+    Stage(
         name="pretrain_text",
         kind="dataset",
         description="Documents for pretraining, with a pinned validation shard.",
@@ -92,13 +110,13 @@ _UP_TO_RL = (
             "Shards of documents are taken from the Hub, from files, or generated; the validation shard is never "
             "trained on. Duplicates and held-out questions are left out if the profile asks for it."
         ),
-        inputs=("chat_datasets", "aqua_dataset"),
+        inputs=("chat_datasets", "aqua_dataset", EVAL_BUNDLE),
         section="pretrain_text",
         entry="aquarat_core.stages.pretrain_text:run",
         group="data",
         kinds=("parquet",),
         tasks=_tasks_of_text,
-        datasets=_datasets,
+        datasets=_datasets_of_text,
     ),
     Stage(
         name="tokenizer",
@@ -222,17 +240,6 @@ def _eval_report(before: str | None, phase: str) -> Stage:
 
 
 _FROM_CHECKPOINTS = (
-    Stage(
-        name=EVAL_BUNDLE,
-        kind="dataset",
-        description="Questions of the tasks of CORE, from the published bundle.",
-        how="The bundle is fetched once, checked against its published hash, and unpacked.",
-        inputs=(),
-        section="eval_bundle",
-        entry="aquarat_core.stages.eval_bundle:run",
-        group="evaluation",
-        kinds=("json",),
-    ),
     *(_eval_report(before, phase) for before, phase in pairwise((None, *CHAIN)) if phase),
     Stage(
         name="pipeline_report",

@@ -23,6 +23,7 @@ from aquarat_core.artifacts import ArtifactStore, FileEntry
 from aquarat_core.artifacts.manifest import canonical
 from aquarat_core.artifacts.store import blob_key
 from aquarat_core.config import PretrainTextConfig
+from aquarat_core.config.tasks import CORE
 from aquarat_core.errors import DataError
 from aquarat_core.runtime.scratch import scratch_folder
 from aquarat_core.sharding.spec import ShardSpec, Stored
@@ -254,9 +255,19 @@ def _described(
             }
             for one in found
         },
+        "tasks": _by_task(of_question),
         "questions": dict(sorted(of_question.items())),
         "examples": list(examples),
     }
+
+
+def _by_task(of_question: Mapping[str, int]) -> dict[str, int]:
+    """The documents left out for each task; for CORE, for each of its tasks."""
+    found = Counter[str]()
+    for name, documents in of_question.items():
+        task, part, _ = name.split("/", 2)
+        found[f"{task}/{part}" if task == CORE else task] += documents
+    return dict(sorted(found.items()))
 
 
 def _metrics(ctx: StageContext, found: Sequence[Found]) -> dict[str, Scalar]:

@@ -6,12 +6,16 @@ shares one, without hashing tricks. Whole conversations are searched for runs of
 al. 2020, arXiv 2005.14165, appendix C).
 """
 
+from __future__ import annotations
+
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from math import ceil
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Rule = Literal["same_text", "same_but_numbers", "similar"]
 CopyRule = Literal["same_text", "same_but_numbers", "similar", "shares_13_words", "contains_it"]
@@ -30,50 +34,87 @@ def normalized(text: str) -> str:
     return " ".join(word.strip() for word in _WORD.findall(text.lower().translate(_SAME_SIGN)))
 
 
+class _Run(NamedTuple):
+    """Words in a row of a text."""
+
+    words: list[str]
+    """All of the text's."""
+    start: int
+    length: int
+    place: int
+    """Where in the run its rarest pair of words is."""
+    name: str
+
+    def is_in(self, words: list[str], at: int) -> bool:
+        """Whether `words` has the run at that place."""
+        return words[at : at + self.length] == self.words[self.start : self.start + self.length]
+
+
+class _Near:
+    """Indexes by which a text's near duplicates are found; texts are given by name, normalized."""
+
+    def __init__(self, texts: Mapping[str, str], gram: int) -> None:
+        self.same: dict[str, str] = {}
+        self.same_but_numbers: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
+        """Numbers of grams."""
+        self.holders: defaultdict[str, list[str]] = defaultdict(list)
+        """The names of the texts that have a gram."""
+        for name, plain in texts.items():
+            self.same.setdefault(plain, name)
+            self.same_but_numbers.setdefault(_NUMBER.sub("#", plain), name)
+            grams = _grams(plain, gram)
+            self.sizes[name] = len(grams)
+            for g in grams:
+                self.holders[g].append(name)
+
+
 class HeldOut:
-    """Held-out texts to compare others with; `threshold` is the Jaccard similarity that counts as near."""
+    """Held-out texts to compare others with; `threshold` is the Jaccard similarity that counts as near.
+
+    Each of its indexes is made when it is first needed.
+    """
 
     def __init__(self, texts: Mapping[str, str], threshold: float = THRESHOLD, gram: int = GRAM) -> None:
         self._threshold, self._gram = threshold, gram
-        self._same: dict[str, str] = {}
-        self._same_but_numbers: dict[str, str] = {}
-        self._sizes: dict[str, int] = {}
-        self._holders: defaultdict[str, list[str]] = defaultdict(list)
-        self._runs: defaultdict[tuple[str, str], list[tuple[int, list[str], str]]] = defaultdict(list)
-        """By their rarest pair of words: its place in a run, the run, and the text's name."""
-        for name, text in texts.items():
-            plain = normalized(text)
-            self._same.setdefault(plain, name)
-            self._same_but_numbers.setdefault(_NUMBER.sub("#", plain), name)
-            grams = _grams(plain, self._gram)
-            self._sizes[name] = len(grams)
-            for g in grams:
-                self._holders[g].append(name)
-        self._add_runs({name: normalized(text).split() for name, text in texts.items()})
+        self._plain = {name: normalized(text) for name, text in texts.items()}
         self.longest = max((len(text.split()) for text in texts.values()), default=0)
         """Words of the longest text."""
 
-    def _add_runs(self, words_of: Mapping[str, list[str]]) -> None:
+    @cached_property
+    def _near(self) -> _Near:
+        return _Near(self._plain, self._gram)
+
+    @cached_property
+    def _runs(self) -> Mapping[tuple[str, str], list[_Run]]:
+        """The runs of all texts by their rarest pair of words. One that several have is the first text's: a passage
+        may have many questions."""
+        words_of = {name: list(map(sys.intern, plain.split())) for name, plain in self._plain.items()}
         frequency = Counter(pair for words in words_of.values() for pair in pairwise(words))
+        found: defaultdict[tuple[str, str], list[_Run]] = defaultdict(list)
         for name, words in words_of.items():
-            for i in range(len(words) - min(RUN, len(words)) + 1 if len(words) >= SHORTEST_RUN else 0):
-                run = words[i : i + RUN]
-                pairs = list(pairwise(run))
-                place = min(range(len(pairs)), key=lambda k: (frequency[pairs[k]], pairs[k]))
-                self._runs[pairs[place]].append((place, run, name))
+            pairs = list(pairwise(words))
+            rarity = [(frequency[pair], pair) for pair in pairs]
+            length = min(RUN, len(words))
+            for start in range(len(words) - length + 1 if length >= SHORTEST_RUN else 0):
+                place = min(range(start, start + length - 1), key=rarity.__getitem__)
+                same_pair = found[pairs[place]]
+                if not any(run.is_in(words, start) and run.length == length for run in same_pair):
+                    same_pair.append(_Run(words, start, length, place - start, name))
+        return found
 
     def find(self, text: str) -> tuple[str, Rule] | None:
         """The name of the held-out text that `text` is too close to, and the rule that says so; None if there is
         none."""
-        plain = normalized(text)
-        if plain in self._same:
-            return self._same[plain], "same_text"
-        if (masked := _NUMBER.sub("#", plain)) in self._same_but_numbers:
-            return self._same_but_numbers[masked], "same_but_numbers"
+        plain, near = normalized(text), self._near
+        if plain in near.same:
+            return near.same[plain], "same_text"
+        if (masked := _NUMBER.sub("#", plain)) in near.same_but_numbers:
+            return near.same_but_numbers[masked], "same_but_numbers"
         grams = _grams(plain, self._gram)
-        shared = Counter(name for g in grams for name in self._holders.get(g, ()))
+        shared = Counter(name for g in grams for name in near.holders.get(g, ()))
         for name, both in shared.most_common():
-            if both / (len(grams) + self._sizes[name] - both) >= self._threshold:
+            if both / (len(grams) + near.sizes[name] - both) >= self._threshold:
                 return name, "similar"
         return None
 
@@ -83,9 +124,9 @@ class HeldOut:
         words = normalized(text).split()
         runs = self._runs
         for i in [i for i, pair in enumerate(pairwise(words)) if pair in runs]:
-            for place, run, name in runs[words[i], words[i + 1]]:
-                if i >= place and words[i - place : i - place + len(run)] == run:
-                    return name, "shares_13_words" if len(run) == RUN else "contains_it"
+            for run in runs[words[i], words[i + 1]]:
+                if i >= run.place and run.is_in(words, i - run.place):
+                    return run.name, "shares_13_words" if run.length == RUN else "contains_it"
         return None
 
 

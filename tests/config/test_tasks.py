@@ -91,6 +91,7 @@ def test_a_profile_is_the_same_read_again(tmp_path: Path) -> None:
         ({"tasks": {"birds": {"name": "fish", **OWN}}}, "tasks.birds has the name 'fish'"),
         ({"tasks": {"aqua": OWN}}, "cannot be called 'aqua'"),
         ({"tasks": {"task": OWN}}, "cannot be called 'task'"),
+        ({"tasks": {"core": OWN}}, "cannot be called 'core'"),
         ({"tasks": {"identity": OWN}}, "'identity' is both a source of chat_datasets and a task of the profile"),
         ({"tasks": {"Birds!": OWN}}, "should match pattern"),
         ({"task": {**OWN, "columns": {"stem": "question"}}}, "columns: stem unknown for kind 'multiple_choice'"),

@@ -18,13 +18,18 @@ from aquarat_core.errors import DataError
 from aquarat_core.stages import own_text, pretrain_text, sharded
 from aquarat_core.stages.code_version import sources
 from aquarat_core.stages.registry import STAGES
-from aquarat_core.stages.stage import TEXT_PASSES, module_of
+from aquarat_core.stages.stage import CORE_QUESTIONS, TEXT_PASSES, module_of
 from aquarat_core.tasks.aqua.files import write_questions
 from aquarat_core.tasks.aqua.question import Question
+from tests.evaluation.bundles import row_of, write_bundle, write_rows
 from tests.stages.conftest import Bench
 
 WAYS = ("without a store", "in this process", "in others")
 HELD_OUT = "A train 120 m long crosses a bridge 380 m long in 25 seconds at what steady speed in km per hour?"
+WINOGRAD = {
+    "context_options": [f"The box did not fit into the bag because the {what}" for what in ("bag", "box")],
+    "continuation": "was much too large.", "gold": 1,
+}  # fmt: skip
 SHORT = "How many fences do three painters paint today?"
 
 
@@ -205,10 +210,45 @@ def test_documents_with_held_out_questions_are_left_out(bench: Bench, tmp_path: 
     assert "exact_duplicates" not in made[0].manifest.metrics
     said = left_out(made[0])
     assert said["questions"] == {"aqua/test/test-0": 2, "aqua/validation/validation-0": 1}
+    assert said["tasks"] == {"aqua": 3}
     assert said["decontaminate"] == ["aqua"] and said["examples"][0]["question_text"] == HELD_OUT
     both = run(bench, tmp_path, texts, decontaminate=["aqua"], duplicates="exact", inputs=inputs)
     assert both.manifest.metrics["left_out_documents"] == 3, "each document is counted once"
     assert both.manifest.metrics["contaminated"] == 2 and both.manifest.metrics["exact_duplicates"] == 1
+
+
+def test_documents_with_questions_of_core_are_left_out(bench: Bench, tmp_path: Path, questions: Artifact) -> None:
+    def write(folder: Path) -> None:
+        write_bundle(folder / "bundle")
+        write_rows(folder / "bundle", "winograd", [WINOGRAD] * 2)
+        (folder / "bundle").rename(folder / "made")
+        for path in (folder / "made").iterdir():
+            path.rename(folder / path.name)
+        (folder / "made").rmdir()
+
+    bundle = bench.make("eval_bundle", write)
+    passage = row_of("lambada_openai", 3)["context"]
+    texts = [
+        f"{TEXTS[0]} {' '.join(passage.split()[4:17])} {TEXTS[1]}",
+        f"{TEXTS[2]} {' '.join(passage.split()[4:16])} {TEXTS[3]}",
+        f"{TEXTS[4]} {WINOGRAD['context_options'][1]} {WINOGRAD['continuation']}",
+        f"{TEXTS[5]} {WINOGRAD['context_options'][0]} {WINOGRAD['continuation']}",
+        f"{TEXTS[6]} {row_of('copa', 1)['query'] * 3}",
+        f"{TEXTS[7]} {SHORT}",
+    ]
+    inputs = {"aqua_dataset": questions, "eval_bundle": bundle}
+    made = run(bench, tmp_path, texts, decontaminate=["core", "aqua"], inputs=inputs)
+    found = kept(made)
+    found.pop("validation.parquet")
+    assert [text for texts in found.values() for text in texts] == [texts[1], texts[3], texts[4]]
+    said = left_out(made)
+    assert said["tasks"] == {"aqua": 1, "core/lambada_openai": 1, "core/winograd": 1}
+    assert said["questions"] == {"aqua/test/test-0": 1, "core/lambada_openai/4": 1, "core/winograd/1": 1}
+    assert {e["question_text"] for e in said["examples"]} >= {
+        passage,
+        f"{WINOGRAD['context_options'][1]} {WINOGRAD['continuation']}",
+    }
+    assert made.manifest.metrics["contaminated"] == 3
 
 
 def test_generated_documents_that_are_added_may_repeat(bench: Bench, tmp_path: Path, questions: Artifact) -> None:
@@ -263,3 +303,13 @@ def test_the_stage_only_needs_and_is_made_of_what_its_config_asks_for() -> None:
     clean = stage.config(load_profile("demo", {"pretrain_text": {"decontaminate": ["task"]}}))
     assert clean.decontaminate == ("aqua",) and stage.needs(clean) == ("aqua_dataset",)
     assert "aquarat_core.tasks.aqua.task" in sources().modules(stage, clean)
+    assert module_of(CORE_QUESTIONS) not in sources().modules(stage, clean)
+    without_core = stage.config(load_profile("demo", {"pretrain_text": {"decontaminate": ["core"]}}))
+    assert stage.needs(without_core) == ("eval_bundle",)
+    assert module_of(CORE_QUESTIONS) in sources().modules(stage, without_core)
+
+
+def test_core_can_only_be_named_for_pretraining_text() -> None:
+    for stage in ("mid_checkpoint", "sft_checkpoint", "rl_checkpoint"):
+        with pytest.raises(ConfigError, match=f"{stage}.decontaminate names 'core', which only pretrain_text"):
+            load_profile("demo", {stage: {"decontaminate": ["core"]}})
