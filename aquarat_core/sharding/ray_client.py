@@ -47,7 +47,9 @@ def main(address: str, stage: str) -> None:
             _connect(ray, address, stage, folder)
             slots = int(ray.cluster_resources().get("CPU", 0))
         except Exception as e:
-            replies.write(json.dumps({"error": str(e) or type(e).__name__}).encode() + b"\n")
+            # The process that serves this client on the head is forked there from one with threads, and may hang.
+            again = address.startswith("ray://") and isinstance(e, ConnectionError)
+            replies.write(json.dumps({"error": str(e) or type(e).__name__, "again": again}).encode() + b"\n")
             return
         client.serve(slots)
         with suppress(Exception):
@@ -63,8 +65,9 @@ def _connect(ray: Any, address: str, stage: str, folder: str) -> None:
             "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False, "object_store_memory": OBJECTS,
             "_temp_dir": folder,
         }  # fmt: skip
-    job = import_module("ray.job_config").JobConfig(metadata={"job_name": f"aquarat {stage}"})
-    ray.init(address, job_config=job, logging_level=logging.ERROR, **options)
+    if not address.startswith("ray://"):  # A client of a cluster cannot name its job.
+        options["job_config"] = import_module("ray.job_config").JobConfig(metadata={"job_name": f"aquarat {stage}"})
+    ray.init(address, logging_level=logging.ERROR, **options)
 
 
 class _Client:
@@ -132,3 +135,5 @@ def _lost(number: int, error: BaseException) -> Ended:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    # The thread that reads holds the lock of standard input, for which the interpreter would wait at its end.
+    os._exit(0)

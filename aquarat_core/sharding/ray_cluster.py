@@ -106,29 +106,34 @@ class RayCluster:
 
     def _connect(self) -> None:
         check_address(self._address)
+        until = time.monotonic() + self._patience
+        while "error" in (said := self._first_words(until)):
+            self._end()
+            if not said["again"] or time.monotonic() >= until:
+                self.close()
+                raise StageError(f"Ray at {VARIABLE}={self._address}: {said['error'].strip()}\n{_REMEDY}")
+        self._slots = max(1, min(self._most, int(said["slots"])))
+
+    def _first_words(self, until: float) -> dict[str, Any]:
+        """What a new client says first: the number of the cluster's CPUs, or an error."""
         command = [sys.executable, "-m", "aquarat_core.sharding.ray_client", self._address, self._shards.stage]
         self._client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         assert self._client.stdout is not None
         self._received = b""
         self._selector.register(self._client.stdout, selectors.EVENT_READ)
         try:
-            said = self._first_line()
+            return self._first_line(until)
         except BaseException:
             self.close()
             raise
-        self._slots = max(1, min(self._most, int(said["slots"])))
 
-    def _first_line(self) -> dict[str, Any]:
-        until = time.monotonic() + self._patience
+    def _first_line(self, until: float) -> dict[str, Any]:
         while (left := until - time.monotonic()) > 0:
             lines = self._lines(left)
             if lines is None:
                 raise StageError(f"the connection to Ray at {VARIABLE}={self._address} was not made. {_REMEDY}")
             if lines:
-                said = json.loads(lines[0])
-                if "error" in said:
-                    raise StageError(f"Ray at {VARIABLE}={self._address}: {said['error'].strip()}\n{_REMEDY}")
-                return said
+                return json.loads(lines[0])
         raise StageError(f"Ray at {VARIABLE}={self._address} gave no answer within {self._patience:.0f} s. {_REMEDY}")
 
     def _lines(self, seconds: float) -> list[bytes] | None:

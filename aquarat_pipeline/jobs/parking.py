@@ -1,6 +1,6 @@
 """Parked runs: a worker ends while its step only waits, for hosts or for a job that runs, and gives its memory back.
 
-A worker takes over 100 MB, and a step may wait for days. So after a while it leaves a record and ends; the follower
+A worker takes about 130 MB, and a step may wait for days. So after a while it leaves a record and ends; the follower
 (`runs/follower.py`), one process for all parked runs, starts another when there is something to do. That one takes the
 run over as it would from a dead worker. Only runs that the run launcher started are parked.
 """

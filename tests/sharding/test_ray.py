@@ -73,7 +73,10 @@ def as_client(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     [
         ("import sys; sys.stdin.read()", "Ray at AQUARAT_RAY_ADDRESS=auto gave no answer within 1 s"),
         ("pass", "the connection to Ray at AQUARAT_RAY_ADDRESS=auto was not made"),
-        ('print(\'{"error": "other version of Ray"}\')', "Ray at AQUARAT_RAY_ADDRESS=auto: other version of Ray"),
+        (
+            'print(\'{"error": "other version of Ray", "again": false}\')',
+            "Ray at AQUARAT_RAY_ADDRESS=auto: other version of Ray",
+        ),
     ],
 )
 def test_a_connection_that_is_not_made_ends_the_stage_with_the_reason(
@@ -84,6 +87,20 @@ def test_a_connection_that_is_not_made_ends_the_stage_with_the_reason(
     with pytest.raises(StageError, match=words):
         RayCluster(place, "auto", 2, patience=60 if program != "import sys; sys.stdin.read()" else 1)
     assert psutil.Process().children() == before
+
+
+def test_a_connection_that_may_be_made_the_next_time_is_tried_again(
+    installed: None, place: ShardStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    as_client(
+        monkeypatch,
+        f"import pathlib; first = pathlib.Path({str(tmp_path / 'first')!r})\n"
+        "if first.exists(): print('{\"slots\": 3}', flush=True); input()\n"
+        'first.touch(); print(\'{"error": "timeout", "again": true}\')',
+    )
+    cluster = RayCluster(place, "auto", 5)
+    assert cluster.slots == 3
+    cluster.close()
 
 
 def test_a_connection_that_ends_loses_what_was_running(

@@ -47,6 +47,11 @@ def digits(work: Work) -> Counts:
     return {"number": number, "third": number / 3}
 
 
+def on_host(work: Work) -> Counts:
+    """The number of the host that it runs on."""
+    return digits(work) | {"host": int(os.environ["TOY_HOST"])}
+
+
 def dies_once(work: Work) -> Counts:
     """Ends its process at the first call, and prints where replies are expected."""
     if _note(work) == 0:
