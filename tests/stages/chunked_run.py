@@ -1,6 +1,7 @@
 """Runs a stage on token shards in small chunks: `chunked_run.py SPEC FACTS STEP SIGNAL`.
 
 The process sends itself SIGNAL after step STEP. FACTS then says what the cache has held; it is written at every fetch.
+Under torchrun, each rank does this, and FACTS has its number at the end of its name.
 """
 
 from __future__ import annotations
@@ -57,6 +58,6 @@ def send_after(step: int, number: int) -> None:
 
 if __name__ == "__main__":
     token_plans.CHUNK_TOKENS, rows.WINDOW = CHUNK_TOKENS, WINDOW
-    watch_cache(Path(sys.argv[2]))
+    watch_cache(Path(f"{sys.argv[2]}{os.environ.get('RANK', '')}"))
     send_after(int(sys.argv[3]), int(sys.argv[4]))
     sys.exit(run.main(sys.argv[1]))
