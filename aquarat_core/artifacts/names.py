@@ -40,7 +40,7 @@ def check(store: ArtifactStore, name: str, *, move: bool = False) -> None:
             f"{MAX_LENGTH}, starting with a letter, and nothing that could be a hash"
         )
     if name in store.assets():
-        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
+        raise asset_has_it(name)
     if not move and (current := store.backend.read(_key(name))) is not None:
         raise _taken(name, _readable(store, name, current.data))
 
@@ -109,6 +109,11 @@ def beside(sha256: str, known: Mapping[str, Iterable[str]], digits: int = 12) ->
 def shown(artifact: Artifact, known: Mapping[str, Iterable[str]] | None = None) -> str:
     """The artifact's asset, the beginning of its hash and its names. Reads the store's names if they are not given."""
     return f"{artifact.asset} {beside(artifact.sha256, by_hash(artifact.store) if known is None else known)}"
+
+
+def asset_has_it(name: str) -> GivenNameError:
+    """What is said of a name that is an asset's."""
+    return GivenNameError(f"{name} is an asset: choose a name that no asset has")
 
 
 def _taken(name: str, held: Ref | None) -> GivenNameError:

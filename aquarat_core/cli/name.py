@@ -7,7 +7,7 @@ from typing import Any
 
 from aquarat_core.artifacts import ArtifactError, ArtifactStore
 from aquarat_core.artifacts.finding import find_artifact
-from aquarat_core.artifacts.names import GivenNameError, give, names, take_away
+from aquarat_core.artifacts.names import asset_has_it, give, names, take_away
 from aquarat_core.cli.artifacts import add_json, add_store
 from aquarat_core.cli.commands import Commands
 from aquarat_core.cli.completion import complete_artifacts
@@ -59,7 +59,7 @@ def _name(arguments: argparse.Namespace) -> str | CheckFailed:
 def check_no_stage(name: str) -> None:
     """Raises `GivenNameError` for the name of a stage, which is an asset's even if the store has none of it yet."""
     if name in STAGES:
-        raise GivenNameError(f"{name} is an asset: choose a name that no asset has")
+        raise asset_has_it(name)
 
 
 def _list(arguments: argparse.Namespace) -> str | CheckFailed:
