@@ -40,6 +40,12 @@ def check_address(address: str) -> None:
     """Raises `UsageError` if the address is malformed or Ray is not installed, and `StageError` if no cluster answers
     at it."""
     match = re.fullmatch(r"(?:local|auto|(?:ray://)?(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5}))", address)
+    if re.match(r"https?://", address):
+        raise UsageError(
+            f"{VARIABLE} is {address!r}, which is the address of a job server or dashboard: give HOST:PORT of the "
+            "cluster's head instead, usually with port 6379 (from a host that has not joined the cluster, "
+            "ray://HOST:PORT, usually with port 10001)"
+        )
     if match is None:
         raise UsageError(f"{VARIABLE} is {address!r}: write local, auto, HOST:PORT or ray://HOST:PORT")
     if find_spec("ray") is None:

@@ -33,9 +33,15 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_cluster, "find_spec", lambda name: name)
 
 
-@pytest.mark.parametrize("address", ["nonsense", "10.0.0.5", "ray://", "http://a:1", "a:b", "--head:1 x", ""])
+@pytest.mark.parametrize("address", ["nonsense", "10.0.0.5", "ray://", "ftp://a:1", "a:b", "--head:1 x", ""])
 def test_what_is_no_address_is_refused(installed: None, address: str) -> None:
     with pytest.raises(UserError, match="write local, auto, HOST:PORT or ray://HOST:PORT"):
+        check_address(address)
+
+
+@pytest.mark.parametrize("address", ["http://head:8265", "https://head.example"])
+def test_the_address_of_a_job_server_is_refused_with_the_form_to_give(installed: None, address: str) -> None:
+    with pytest.raises(UserError, match=r"is the address of a job server or dashboard: give HOST:PORT of .* 6379"):
         check_address(address)
 
 
