@@ -61,6 +61,8 @@ def _connect(ray: Any, address: str, stage: str, folder: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {}
     if address == "local":
+        # Ray's workers would otherwise give way to everything else on the host, and the stage waits for them.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         options = {
             "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False, "object_store_memory": OBJECTS,
             "_temp_dir": folder,

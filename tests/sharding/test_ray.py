@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import socket
 import sys
@@ -240,3 +241,13 @@ def test_a_local_cluster_ends_with_the_stage(place: ShardStore, log: Path) -> No
     made = make_shards([spec(n, log) for n in range(3)], place, lambda _: RayCluster(place, "local", 2))
     assert [r.counts["number"] for r in made] == [0, 1, 2]
     assert psutil.Process().children(recursive=True) == before
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_local_cluster_have_the_priority_of_the_stage(
+    place: ShardStore, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: ./run setup --ray")
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    (made,) = make_shards([spec(1, log, "says")], place, lambda _: RayCluster(place, "local", 1))
+    assert made.counts["niceness"] == os.getpriority(os.PRIO_PROCESS, 0)

@@ -121,6 +121,7 @@ def says(work: Work) -> Counts:
         "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         "threads": work.threads,
         "process": os.getpid(),
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "torch": "torch" in sys.modules,
     }
 
