@@ -5,6 +5,9 @@ Distributed", arXiv 2006.15704), so the network works while the pass continues. 
 rank. On CPUs, owners add up what they receive in the order of ranks, so that sums have the same bits however gradients
 are divided into buckets; NCCL has its own order, which is fixed too.
 
+Ranks that share a host's CPUs read each other's gradients and weights in shared memory, and send only short messages,
+from which they learn that all have written. Over loopback, the same bytes took about 7 % of a step's processor time.
+
 The exchange may have two levels: a host's ranks first add up their gradients, each rank a piece of them, and then the
 ranks of all hosts that have the same piece do. Weights go the opposite way.
 """
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from aquarat_core.optim.groups import ParamGroup
 from aquarat_core.runtime.distributed import World
+from aquarat_core.runtime.shared_memory import share_on_host
 from aquarat_core.training.shards import Bucket, ParamShard, capacity, is_cast, numel, plan
 from aquarat_core.training.transfers import Transfer, Transfers
 
@@ -53,6 +57,8 @@ class GradientExchange:
                 param.data.copy_(param.data.to(self.dtype))
         self._levels = _levels(world)
         self._buffers = [_Buffers(bucket, world, self._levels) for bucket in self.buckets if world.size > 1]
+        self.shares_memory = bool(self._buffers) and self._buffers[0].everyones is not None
+        """Whether ranks read each other's memory in place of sending what is in it."""
         self.sent = 0
         """Number of buckets whose gradients were sent in this step."""
         self._in_last_pass = False
@@ -139,6 +145,11 @@ class GradientExchange:
     def _summed(self, bucket: _Buffers) -> Transfer:
         """Sums the bucket's gradients over all ranks into this rank's own part."""
         part = bucket.flat
+        if bucket.everyones is not None:
+            yield _all_have_written()
+            first, *others = (flat[self.world.rank] for flat, _ in bucket.everyones)
+            _add_up(bucket.parts[0], first, others)
+            return
         for (group, size), summed in zip(self._levels, bucket.parts, strict=True):
             if self._stream is not None:
                 yield dist.reduce_scatter_tensor(summed, part, group=group, async_op=True)
@@ -147,19 +158,21 @@ class GradientExchange:
                 received = torch.empty_like(part)
                 yield dist.all_to_all_single(received, part, group=group, async_op=True)
                 first, *others = received.view(size, -1)
-                summed.copy_(first)
-                for other in others:
-                    summed.add_(other)
+                _add_up(summed, first, others)
             part = summed
 
     def _gathered(self, bucket: _Buffers, dtype: torch.dtype) -> Transfer:
         """Sends this rank's own part, as `dtype`, and copies all ranks' parts into the model."""
+        if bucket.everyones is not None:
+            yield _all_have_written()
+            parts = [_as(part, dtype) for _, part in bucket.everyones]
+            _copy_into_model(bucket.views(parts))
+            return
         part, *wider = (_as(buffer, dtype) for buffer in (*reversed(bucket.parts), bucket.flat))
         for (group, _), whole in zip(reversed(self._levels), wider, strict=True):
             yield dist.all_gather_into_tensor(whole, part, group=group, async_op=True)
             part = whole
-        received = bucket.all_views(dtype)
-        _copy([shard.of(shard.param.data) for shard, _ in received], [view for _, view in received])
+        _copy_into_model(bucket.all_views(dtype))
 
     def _start(self, transfer: Transfer) -> None:
         """On a GPU, put all of it on a side stream, where no message makes the host wait."""
@@ -175,6 +188,8 @@ class GradientExchange:
     def _finish(self) -> None:
         if self._stream is None:
             self._transfers.finish()
+            if self.shares_memory:
+                self.world.sum(torch.zeros(1))  # Until all ranks have read, none may write again.
         else:
             torch.cuda.current_stream(self.world.device).wait_stream(self._stream)
 
@@ -196,16 +211,28 @@ class _Buffers:
         self.missing: set[int] = set()
         """Parameters, by identity, whose gradients the last backward pass has not completed."""
         self.cast = is_cast(bucket)
-        self.flat = torch.zeros(world.size * self._size, device=world.device)
+        whole = world.size * self._size
+        memory = share_on_host(world, whole + self._size) if len(levels) == 1 else None
+        self.everyones: list[tuple[Tensor, Tensor]] | None = None
+        """In shared memory, every rank's `flat` [ranks, size] and own part [size]; None where ranks send messages."""
         self.parts: list[Tensor] = []
-        size = world.size * self._size
+        if memory is not None:
+            self.everyones = [(each[:whole].view(world.size, -1), each[whole:]) for each in memory]
+            own = memory[world.rank]
+            self.flat = own[:whole]
+            self.parts.append(own[whole:])
+            return
+        self.flat = torch.zeros(whole, device=world.device)
         for _, ranks in levels:
-            size //= ranks
-            self.parts.append(torch.zeros(size, device=world.device))
+            whole //= ranks
+            self.parts.append(torch.zeros(whole, device=world.device))
 
     def all_views(self, dtype: torch.dtype) -> list[tuple[ParamShard, Tensor]]:
         """All ranks' shards with their views of `flat` as `dtype`."""
-        parts = torch.split(_as(self.flat, dtype), self._size)
+        return self.views(torch.split(_as(self.flat, dtype), self._size))
+
+    def views(self, parts: Sequence[Tensor]) -> list[tuple[ParamShard, Tensor]]:
+        """All ranks' shards with their views of the ranks' parts."""
         return [pair for share, part in zip(self._shares, parts, strict=True) for pair in _views(share, part)]
 
     def own_views(self, dtype: torch.dtype) -> list[tuple[ParamShard, Tensor]]:
@@ -244,6 +271,24 @@ def _as(buffer: Tensor, dtype: torch.dtype) -> Tensor:
 def _views(share: Sequence[ParamShard], part: Tensor) -> list[tuple[ParamShard, Tensor]]:
     pieces = torch.split(part[: numel(share)], [shard.numel for shard in share])
     return [(shard, piece.view_as(shard.of(shard.param))) for shard, piece in zip(share, pieces, strict=True)]
+
+
+def _all_have_written() -> dist.Work:
+    """A short message that arrives when all ranks have sent theirs."""
+    work = dist.all_reduce(torch.zeros(1), async_op=True)
+    assert work is not None
+    return work
+
+
+def _add_up(total: Tensor, first: Tensor, others: Sequence[Tensor]) -> None:
+    """Into `total`, in the order given."""
+    total.copy_(first)
+    for other in others:
+        total.add_(other)
+
+
+def _copy_into_model(views: Sequence[tuple[ParamShard, Tensor]]) -> None:
+    _copy([shard.of(shard.param.data) for shard, _ in views], [view for _, view in views])
 
 
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:

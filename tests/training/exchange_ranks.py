@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,8 +191,47 @@ def hash_of(model: Transformer) -> str:
     return hashlib.sha256(flat(model).tobytes()).hexdigest()
 
 
+@contextmanager
+def messages_only(rank: int | None = None) -> Generator[None]:
+    """The ranks, or one of them, cannot make memory that others can open, so all send messages."""
+    original = os.memfd_create
+
+    def refuse(*_: Any) -> int:
+        raise OSError("no memory to share")
+
+    if rank is None or int(os.environ["RANK"]) == rank:
+        os.memfd_create = refuse
+    try:
+        yield
+    finally:
+        os.memfd_create = original
+
+
+def in_both_ways(world: World, folder: Path) -> dict[str, Any]:
+    """The same training through shared memory and with messages, in both types of weights."""
+    found: dict[str, Any] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        small = with_exchange(replace(world, compute_dtype=torch.bfloat16), bucket_bytes=SMALL, gather_dtype=dtype)
+        shared = trained(small, folder / f"{dtype}-shared")
+        with messages_only(rank=world.size - 1):
+            sent = trained(small, folder / f"{dtype}-sent")
+            shares = GradientExchange(parameter_groups(model_of(world), OptimConfig()), small).shares_memory
+        found[str(dtype)] = {"shared": shared, "sent": sent, "shares_without": world.gather([shares])}
+    shares = GradientExchange(parameter_groups(model_of(world), OptimConfig()), world).shares_memory
+    mapped = Path("/proc/self/maps").read_text().count("aquarat-exchange")
+    descriptors = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    open_still = sum("aquarat-exchange" in link for link in descriptors)
+    return found | {"shares": world.gather([shares]), "mapped": mapped, "open": world.gather([open_still])}
+
+
 def traffic(world: World) -> dict[str, Any]:
     """Bytes that all ranks send in a step over the loopback interface, counted and by the formula."""
+    shared = _traffic(world)
+    with messages_only():
+        return {"messages": _traffic(world), "shared": shared}
+
+
+def _traffic(world: World) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
         bf16 = replace(world, compute_dtype=torch.bfloat16)
@@ -260,6 +301,7 @@ def measure(world: World, folder: Path) -> dict[str, Any]:
         "gradients": gradients(world),
         "rounding": rounding(world),
         "weights": weights(world, folder),
+        "both_ways": in_both_ways(world, folder),
         "refusals": refusals(world),
     }
 

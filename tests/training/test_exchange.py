@@ -99,10 +99,29 @@ def test_a_run_with_rounded_weights_resumes_bit_for_bit(measured) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
 def test_the_bytes_of_a_step_are_those_of_the_formula(measured) -> None:
     """Headers, acknowledgements and the sums of norms add a few percent."""
-    for counted, expected in measured["traffic"].values():
+    sent = measured["traffic"]["messages"]
+    for counted, expected in sent.values():
         assert expected <= counted < 1.08 * expected
-    (_, whole), (_, halved) = measured["traffic"].values()
+    (_, whole), (_, halved) = sent.values()
     assert halved == pytest.approx(0.75 * whole, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
+def test_ranks_of_one_host_send_next_to_nothing(measured) -> None:
+    for counted, by_messages in measured["traffic"]["shared"].values():
+        assert counted < 0.02 * by_messages
+
+
+@pytest.mark.slow
+def test_shared_memory_gives_the_bits_of_messages(measured) -> None:
+    """One rank that cannot share is enough for all to send messages."""
+    found, ranks = measured["both_ways"], measured["ranks"]
+    assert found["shares"] == [True] * ranks and found["mapped"] >= ranks
+    assert found["open"] == [0] * ranks, "descriptors are closed once all have opened them"
+    for dtype in ("torch.float32", "torch.bfloat16"):
+        assert found[dtype]["shares_without"] == [False] * ranks
+        assert len(set(found[dtype]["shared"])) == 1 and found[dtype]["shared"] == found[dtype]["sent"]
 
 
 @pytest.mark.slow
