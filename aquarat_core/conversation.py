@@ -70,8 +70,7 @@ def with_text(parts: Sequence[Part], text: str) -> list[Part]:
 
 def parts_text(parts: Iterable[Part]) -> str:
     """The parts as readers and graders see them: exactly what `Tokenizer.decode` returns for their tokens, including
-    the
-    names of the special tokens around calls and outputs."""
+    the names of the special tokens around calls and outputs."""
     return "".join(part["text"].join(MARKS[part["type"]]) for part in parts)
 
 

@@ -2,8 +2,8 @@
 
 The Hub's clients store files by commit (`HF_HOME`), but neither which commit was current nor which files make up a
 split; they ask the Hub for both each time. So the Hub's responses are stored next to their cache, in
-`HF_HOME/aquarat/`,
-with one folder for each data set: `latest.json` names the commit, `<commit>/<subset>.json` the files of its splits.
+`HF_HOME/aquarat/`, with one folder for each data set: `latest.json` names the commit, `<commit>/<subset>.json` the
+files of its splits.
 """
 
 from __future__ import annotations

@@ -54,10 +54,8 @@ def pull(artifact: Artifact, target: Path, advance: OnBytes = no_progress) -> Pa
     """Fetches files, `records/` and the manifest, verified, to a folder of their own; the manifest comes last.
 
     The files are in `files/` if one of them has a name that the folder needs itself. Correct files that are already
-    there
-    stay, and an interrupted pull is continued. Raises `ArtifactError` if a link or anything else that is not an
-    ordinary
-    folder is in the way: nothing outside the folder is ever written.
+    there stay, and an interrupted pull is continued. Raises `ArtifactError` if a link or anything else that is not an
+    ordinary folder is in the way: nothing outside the folder is ever written.
     """
     folder = folder_of(artifact, target)
     partial = target / f".{folder.name}.partial"

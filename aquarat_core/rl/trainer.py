@@ -102,8 +102,7 @@ class Trainer(Generic[A]):
 
     def run(self, session: TrainingSession[RLConfig]) -> dict[str, float]:
         """Train until `config.steps` steps are done, continuing an earlier start, and measure held-out accuracy;
-        returns
-        the summary. Leaves the policy that `config.publish` selects."""
+        returns the summary. Leaves the policy that `config.publish` selects."""
         config, ctx, schedule = self.config, session.ctx, self.sampler.schedule
         if config.reward.format_bonus:
             ctx.log(

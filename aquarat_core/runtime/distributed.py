@@ -95,8 +95,7 @@ class World:
         """The value, a JSON value, that `make` returns on the first rank of this host; each host calls it once.
 
         The other ranks wait, at most `JOIN_TIMEOUT`. If it fails on any host, all ranks end: the failing rank raises
-        its
-        error, the others raise a `UserError` with the same message, or `OtherRankFailed` if it was another kind of
+        its error, the others raise a `UserError` with the same message, or `OtherRankFailed` if it was another kind of
         error.
         """
         if self.size == 1:

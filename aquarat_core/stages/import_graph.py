@@ -18,8 +18,7 @@ from aquarat_core.stages.parsing import Import, Parsed
 
 class ImportGraph:
     """The modules of some packages in the folder `root`, by dotted name. What was read is cached; the file `memo` keeps
-    it
-    for later processes.
+    it for later processes.
 
     Without `texts`, only imports count.
     """

@@ -62,8 +62,7 @@ class Stage:
     """True if torchrun starts it, on `launch.nproc` ranks."""
     tasks: Callable[[Any], Iterable[str]] = no_tasks
     """Entries `module:name` of the tasks that the stage uses under a config and looks up in a table instead of
-    importing;
-    its code version includes them."""
+    importing; its code version includes them."""
 
     datasets: Callable[[Any], Iterable[str]] = all_datasets
     """Which of `OPTIONAL_INPUTS` the stage reads under a config."""

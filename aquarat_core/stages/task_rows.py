@@ -39,8 +39,7 @@ def read_task(config: TaskConfig, log: Log) -> TaskRows:
     """Read the rows of all splits.
 
     Raises `DataError` for a bad row if the config says so, and for a split without rows; and `TaskCodeError` for a
-    module
-    that fails on a row, because the stages that train and grade come much later.
+    module that fails on a row, because the stages that train and grade come much later.
     """
     reader = _Reader(config, log)
     given = {"train": config.train, "validation": config.validation, "test": config.test}

@@ -68,8 +68,7 @@ class OwnTask(StoredTask[Any]):
 
     def example(self, row: Row, name: str) -> Example[Any]:
         """Converts a row to an example whose answer is a JSON value. Passes on `DataError`s of the module, which are
-        about
-        the row."""
+        about the row."""
         found = self._call("example", row, name)
         if not isinstance(found, Example):
             raise self._wrong("example", f"returned {_shown(found)} for row {name} but should return an Example")

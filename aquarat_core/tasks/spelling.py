@@ -54,8 +54,7 @@ def _conversation(name: str, rng: random.Random, words: list[str], calculator_ca
 
 def _letter(rng: random.Random, word: str) -> str:
     """Draws the count first, uniformly among 0 and the counts of the word's letters: most letters occur once, and
-    always
-    answering 1 must not pay."""
+    always answering 1 must not pay."""
     count = rng.choice(sorted({0, *map(word.count, word)}))
     return rng.choice([letter for letter in ascii_lowercase if word.count(letter) == count])
 

@@ -53,10 +53,8 @@ class ShardedOptimizer:
 
         A zero gradient changes nothing. A non-finite one skips the step; more than `MAX_SKIPPED` of them raise
         `FloatingPointError`. Reading the norms is the only point in a step where the host waits for a GPU: AdamW's
-        count,
-        and what every rank does next, depend on whether the update happens. Deciding that on the device would cost
-        passes
-        over all moments.
+        count, and what every rank does next, depend on whether the update happens. Deciding that on the device would
+        cost passes over all moments.
 
         Raises `Abandoned` on all ranks, with everything unchanged, if `stop` returns true on any: the norms include
         that.

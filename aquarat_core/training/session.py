@@ -7,8 +7,7 @@
                 step.metrics |= update(step.index, loop.stop)
 
 After the body of a step, its callbacks run in order, then the metrics are recorded, then a checkpoint is taken if one
-is
-due. SIGTERM is noticed between steps and whenever the body calls `loop.stop`. A body that raises `Abandoned`, on all
+is due. SIGTERM is noticed between steps and whenever the body calls `loop.stop`. A body that raises `Abandoned`, on all
 ranks and before it has changed anything, ends the run with the state of the last completed step saved.
 """
 
@@ -106,10 +105,8 @@ class TrainingSession(Generic[C_co]):
         """The loop over `config.steps` steps, with the state of the latest checkpoint loaded.
 
         `replicated` state is equal on all ranks; each rank owns a part of `sharded`. Both, and callbacks with state,
-        are
-        saved under their names. `headlines` are the metrics reported at each step or, with `report_all`, those that
-        come
-        first. Raises `Preempted` after SIGTERM.
+        are saved under their names. `headlines` are the metrics reported at each step or, with `report_all`, those that
+        come first. Raises `Preempted` after SIGTERM.
         """
         ctx, config = self.ctx, self.config
         watching = (*callbacks, MetricRecorder(self.log, ctx, headlines, report_all))

@@ -36,8 +36,7 @@ def run_config_of(stage: Stage, profile: Profile, own: Mapping[str, Any] | None,
     """The section that `stage` runs with: its config in the run, validated together with the run's other overrides.
 
     `own` is the complete config of the stage's op; `ops` is the run config's `ops`, which only has the overrides.
-    Raises
-    `ConfigError` for an invalid value, in any stage of the run.
+    Raises `ConfigError` for an invalid value, in any stage of the run.
     """
     configs: dict[str, Mapping[str, Any]] = {name: op.get("config") or {} for name, op in ops.items() if name in STAGES}
     configs[stage.name] = own or {}

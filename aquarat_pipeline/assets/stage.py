@@ -136,8 +136,7 @@ def _spec(
 
 def _differing(artifact: Artifact, stage: Stage, spec: StageSpec) -> str | None:
     """The field of the manifest that differs from this run's decisions, if any. It must be checked because every host
-    can
-    write to the job's folder, which names the manifest."""
+    can write to the job's folder, which names the manifest."""
     held = artifact.manifest
     decided = {
         "asset": stage.name, "kind": stage.kind, "run_id": spec.run_id, "profile": spec.profile,

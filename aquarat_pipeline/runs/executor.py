@@ -166,8 +166,7 @@ def _experiment_of(plan: ExecutionPlan) -> Experiment:
 
 def _check(context: PlanOrchestrationContext, plan: ExecutionPlan, experiment: Experiment) -> None:
     """Raises a `UserError` if not all of the run's stages can be executed. A resumed run is not checked, because its
-    jobs
-    may run on hosts that are no longer in the inventory."""
+    jobs may run on hosts that are no longer in the inventory."""
 
     def say(text: str) -> None:
         _say(context, text)

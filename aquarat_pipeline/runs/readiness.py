@@ -55,8 +55,7 @@ def check(home: Path, plan: Plan, say: Callable[[str], None]) -> None:
     """Reports in a few lines what the run needs and about how long it takes.
 
     Raises a `UserError` with what to do if the run could not be completed: `NotReadyError`, or an error of the
-    inventory,
-    the store or the config.
+    inventory, the store or the config.
     """
     if not plan.stages:
         return

@@ -9,7 +9,6 @@ def policy_loss(logp_BN: Tensor, advantages_BN: Tensor, mask_BN: Tensor, n_token
     """Loss whose gradient is the policy gradient for samples drawn from the policy itself.
 
     The sum is divided by `n_tokens`, the number of completion tokens in the whole step over all ranks and
-    micro-batches,
-    so that a token has the same weight wherever it is computed (DAPO, Yu et al. 2025, arXiv 2503.14476).
+    micro-batches, so that a token has the same weight wherever it is computed (DAPO, Yu et al. 2025, arXiv 2503.14476).
     """
     return -(advantages_BN * logp_BN * mask_BN).sum() / n_tokens
