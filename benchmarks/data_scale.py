@@ -70,7 +70,17 @@ def _speed(shards: int, runs: dict[int, list[dict[str, Any]]]) -> list[Result]:
     if len(os.sched_getaffinity(0)) < 2:
         return [unmeasured(name, "s", "there is only one processor here", goal="≥ 1.8")]
     ratio = median(a / b for a, b in zip(seconds[1], seconds[2], strict=True))
-    return [Result(name, "s", seconds[2], Against("1 process", median(seconds[1])), ratio, "≥ 1.8")]
+    return [
+        Result(name, "s", seconds[2], Against("1 process", median(seconds[1])), ratio, "≥ 1.8"),
+        *(_used(n, found) for n, found in runs.items()),
+    ]
+
+
+def _used(processes: int, found: list[dict[str, Any]]) -> Result:
+    """With one process more than 1, because a worker reads its next rows in other threads while it encodes."""
+    cores = tuple((r["cpu"] + r["workers_cpu"]) / r["seconds"] for r in found)
+    spent = median(r["cpu"] + r["workers_cpu"] for r in found)
+    return Result(f"cores in use, processes: {processes} ({spent:.1f} s of processor)", "cores", cores)
 
 
 def _on_ray(folder: Path, facts: dict[str, Any], shards: int) -> list[Result]:

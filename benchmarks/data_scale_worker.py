@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import sysconfig
 import time
@@ -120,8 +121,8 @@ def _results(folder: Path, *, again: bool) -> ArtifactStore:
 def _timed(
     shards: ShardStore, wanted: Sequence[ShardSpec], processes: int, executor: Executor | None = None
 ) -> dict[str, Any]:
-    """Seconds, processor seconds of this process, and peak memory in MB of it and of its largest worker. The executor
-    is processes by default."""
+    """Seconds, processor seconds of this process and of its workers, and peak memory in MB of it and of its largest
+    worker. The executor is processes by default."""
     making = executor or Processes(shards, processes)
     largest, last = 0.0, 0.0
 
@@ -131,12 +132,19 @@ def _timed(
             last = time.monotonic()
             largest = max([largest, *map(_peak, making.process_ids)])
 
-    began, used = time.perf_counter(), time.process_time()
+    began, used, by_workers = time.perf_counter(), time.process_time(), _by_children()
     make_shards(wanted, shards, lambda missing: making, progress=watch)
     return {
         "seconds": time.perf_counter() - began, "cpu": time.process_time() - used, "shards": len(wanted),
+        "workers_cpu": _by_children() - by_workers,
         "memory": _peak(os.getpid()), "worker": largest,
     }  # fmt: skip
+
+
+def _by_children() -> float:
+    """Processor seconds of the child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _peak(pid: int) -> float:

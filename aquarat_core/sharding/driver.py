@@ -119,7 +119,7 @@ class _Run:
             self._take(ended)
 
     def _start_pending(self, now: float) -> None:
-        if self._pending and len(self._running) == self._executor.slots:
+        if self._pending and len(self._running) >= self._executor.slots:
             self._stop_needless()
         waiting = 0
         while len(self._running) < self._executor.slots and waiting < len(self._pending):
@@ -146,7 +146,7 @@ class _Run:
             return
         limit = max(self._patience.least, self._patience.straggles_after * statistics.median(self._took))
         for number, key in list(self._running.items()):
-            if len(self._running) == self._executor.slots:
+            if len(self._running) >= self._executor.slots:
                 return
             seconds = self._executor.seconds(number)
             if seconds > limit and key not in self._doubled and key not in self.made:

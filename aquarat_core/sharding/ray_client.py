@@ -1,7 +1,8 @@
 """The process that talks to Ray: `python -m aquarat_core.sharding.ray_client ADDRESS STAGE`.
 
 It connects, writes a line of JSON with the number of the cluster's CPUs or with what is wrong, then reads a request a
-line and writes a line for each shard that ended. It is one Ray job; Ray ends the job's tasks when it ends.
+line and writes a line for each shard that ended, and one for each change in the number of CPUs. It is one Ray job; Ray
+ends the job's tasks when it ends.
 
 Ray's driver starts threads, takes signals, and waits long for an address that does not answer. In a process of its own
 it leaves the stage's process as it is, and can be ended. Ray pickles the name of `make_shard`, and JSON.
@@ -27,6 +28,8 @@ from aquarat_core.sharding.worker import take_no_signals
 
 OBJECTS = 128 << 20
 """Bytes for the objects of a local cluster, which are small texts."""
+LOOK_SECONDS = 5.0
+"""Between two looks at how many CPUs the cluster has: hosts come and go."""
 _NOT_THERE = "failed to import on the worker"
 
 
@@ -45,7 +48,7 @@ def main(address: str, stage: str) -> None:
         threading.Thread(target=client.read, args=(sys.stdin.buffer,), daemon=True).start()
         try:
             _connect(ray, address, stage, folder)
-            slots = int(ray.cluster_resources().get("CPU", 0))
+            slots = client.slots()
         except Exception as e:
             # The process that serves this client on the head is forked there from one with threads, and may hang.
             again = address.startswith("ray://") and isinstance(e, ConnectionError)
@@ -80,6 +83,7 @@ class _Client:
         self._events = queue.SimpleQueue[dict[str, Any] | tuple[int, Future[str]] | None]()
         self._running: dict[int, Any] = {}
         self._serving = False
+        self._ended = threading.Event()
 
     def read(self, source: BinaryIO) -> None:
         """Takes requests until standard input ends. This process then ends, even if it is still connecting to Ray."""
@@ -89,19 +93,35 @@ class _Client:
             os._exit(1)
         self._events.put(None)
 
+    def slots(self) -> int:
+        """The number of the cluster's CPUs."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
+    def watch(self, slots: int) -> None:
+        """Tells when the number of CPUs changes, as long as Ray answers."""
+        with suppress(Exception):
+            while not self._ended.wait(LOOK_SECONDS):
+                if (now := self.slots()) != slots:
+                    slots = now
+                    self._events.put({"slots": slots})
+
     def serve(self, slots: int) -> None:
         self._serving = True
         self._write(json.dumps({"slots": slots}).encode() + b"\n")
+        threading.Thread(target=self.watch, args=(slots,), daemon=True).start()
         # The stage's driver tries again, and counts.
         start = self._ray.remote(num_cpus=1, max_retries=0, retry_exceptions=False)(make_shard).remote
         while (event := self._events.get()) is not None:
             if isinstance(event, tuple):
                 self._end(*event)
+            elif "slots" in event:
+                self._write(json.dumps(event).encode() + b"\n")
             elif "stop" in event:
                 if (task := self._running.pop(event["stop"], None)) is not None:
                     self._ray.cancel(task, force=True)
             else:
                 self._start(start, event)
+        self._ended.set()  # Asked after its end, Ray would start a cluster.
 
     def _start(self, start: Any, event: dict[str, Any]) -> None:
         number = event["attempt"]

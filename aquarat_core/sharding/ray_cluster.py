@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
@@ -32,6 +33,8 @@ _REMEDY = (
     f"{VARIABLE} away, so that processes of this host make the shards; then start the stage again. Shards that are "
     "done stay in the store"
 )
+_SLOTS = b'{"slots"'
+"""How the client's lines about the number of CPUs begin."""
 _ANSWERS_WITHIN = 10.0
 _SECONDS_TO_END = 30.0
 
@@ -71,6 +74,7 @@ class RayCluster:
         self._received = b""
         self._client: subprocess.Popen[bytes] | None = None
         self._slots = most
+        self._no_cpu_since: float | None = None
         self._connect()
 
     @property
@@ -95,8 +99,17 @@ class RayCluster:
             lost = [Ended(attempt, None, said, "lost") for attempt in self._began]
             self._began.clear()
             return lost
+        for line in lines:
+            if line.startswith(_SLOTS):
+                self._see_slots(json.loads(line))
+        if self._no_cpu_since is not None and time.monotonic() - self._no_cpu_since > self._patience:
+            raise StageError(
+                f"Ray at {VARIABLE}={self._address} has had no CPU for {self._patience:.0f} s: let a host join it "
+                "(ray start --address=...), then start the stage again. Shards that are done stay in the store"
+            )
+        ended = (read_ended(line) for line in lines if not line.startswith(_SLOTS))
         # The reply about an attempt that was stopped may have been under way.
-        return [self._checked(ended) for ended in map(read_ended, lines) if ended.attempt in self._began]
+        return [self._checked(one) for one in ended if one.attempt in self._began]
 
     def seconds(self, attempt: int) -> float:
         """Since it was given to Ray: what it waits there for a place or a worker counts."""
@@ -118,7 +131,17 @@ class RayCluster:
             if not said["again"] or time.monotonic() >= until:
                 self.close()
                 raise StageError(f"Ray at {VARIABLE}={self._address}: {said['error'].strip()}\n{_REMEDY}")
-        self._slots = max(1, min(self._most, int(said["slots"])))
+        self._see_slots(said)
+
+    def _see_slots(self, said: Mapping[str, Any]) -> None:
+        """As many attempts as the cluster has CPUs now; one even if it has none, because some clusters grow when they
+        are asked for something."""
+        slots = int(said["slots"])
+        self._slots = max(1, min(self._most, slots))
+        if slots:
+            self._no_cpu_since = None
+        elif self._no_cpu_since is None:
+            self._no_cpu_since = time.monotonic()
 
     def _first_words(self, until: float) -> dict[str, Any]:
         """What a new client says first: the number of the cluster's CPUs, or an error."""

@@ -270,7 +270,7 @@ class Network:
     def kill(self, k: int) -> None:
         """The host loses its power: no network, no process."""
         self.cut(k)
-        self._kill_all(k)
+        self.end_all(k)
 
     def pids(self, k: int) -> list[int]:
         out = subprocess.run(["ip", "netns", "pids", self._names[k]], capture_output=True, text=True)
@@ -278,7 +278,7 @@ class Network:
 
     def remove(self, k: int) -> None:
         """The host goes for good, with its address; hosts keep their numbers."""
-        self._kill_all(k)
+        self.end_all(k)
         with suppress(subprocess.CalledProcessError):
             _ip("netns", "del", self._names[k])
 
@@ -289,7 +289,8 @@ class Network:
         self._bucket.wait()
         _ip("link", "del", self.bridge)
 
-    def _kill_all(self, k: int) -> None:
+    def end_all(self, k: int) -> None:
+        """Kills every process of the host."""
         while pids := self.pids(k):
             for pid in pids:
                 with suppress(ProcessLookupError):

