@@ -176,7 +176,7 @@ def test_ci_runs_the_tests_whatever_the_checks_find(
     (tmp_path / "run").chmod(0o755)
     env = {"PATH": f"{tools}:{os.environ['PATH']}"}
     done = subprocess.run([tmp_path / ".ci/run", "-v"], capture_output=True, text=True, env=env)
-    # Without the harness or PostgreSQL's client only their own tests are skipped.
-    setups = ["setup --harness", "setup --postgres"]
+    # Without the harness, PostgreSQL's client or Ray only their own tests are skipped.
+    setups = ["setup --harness", "setup --postgres", "setup --ray"]
     assert done.stdout.splitlines() == [*setups, "check", "test --color=no -v", "=== 3 passed ==="], done.stderr
     assert done.returncode == code
