@@ -18,6 +18,7 @@ from aquarat_core.config import WandbConfig
 from aquarat_core.stages.base import StageContext, StageSpec
 from aquarat_core.tracking import metrics
 from aquarat_core.tracking.metrics import METRICS_FILE, MetricLog, metric_log
+from tests.patience import limit
 from tests.serving import free_port, serving
 
 BLOCK, HEADER = 32 * 1024, 7
@@ -213,7 +214,8 @@ def test_a_server_lost_in_mid_run_leaves_what_can_be_sent_later(
             said = capsys.readouterr().err
             assert "the W&B run was not finished (" in said and f"records: wandb {command}" in said
         client = [sys.executable, "-m", "wandb", *command.split()]
-        subprocess.run(client, cwd=ctx.extras_dir, check=True, capture_output=True, timeout=120)
+        # The client waits longer and longer after what has failed.
+        subprocess.run(client, cwd=ctx.extras_dir, check=True, capture_output=True, timeout=limit(300))
         assert server.steps == [1, 2]
 
 
