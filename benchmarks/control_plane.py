@@ -51,7 +51,7 @@ def main(options: Sequence[str]) -> int:
 
 
 def _measured(size: int, arguments: argparse.Namespace, worker: float) -> list[Result]:
-    """What one size gives, or that it failed or took too long."""
+    """The results of one size, or the reason why it was not measured: it failed, or took longer than `--minutes`."""
     began = time.monotonic()
     with scratch_folder("bench") as folder:
         home = folder / "home"

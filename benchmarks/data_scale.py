@@ -77,7 +77,7 @@ def _speed(shards: int, runs: dict[int, list[dict[str, Any]]]) -> list[Result]:
 
 
 def _used(processes: int, found: list[dict[str, Any]]) -> Result:
-    """With one process more than 1, because a worker reads its next rows in other threads while it encodes."""
+    """Processor seconds of driver and workers for each second of a run."""
     cores = tuple((r["cpu"] + r["workers_cpu"]) / r["seconds"] for r in found)
     spent = median(r["cpu"] + r["workers_cpu"] for r in found)
     return Result(f"cores in use, processes: {processes} ({spent:.1f} s of processor)", "cores", cores)

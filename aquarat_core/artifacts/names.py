@@ -112,7 +112,7 @@ def shown(artifact: Artifact, known: Mapping[str, Iterable[str]] | None = None) 
 
 
 def asset_has_it(name: str) -> GivenNameError:
-    """What is said of a name that is an asset's."""
+    """The error for a name that an asset has already."""
     return GivenNameError(f"{name} is an asset: choose a name that no asset has")
 
 

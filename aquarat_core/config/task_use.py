@@ -110,16 +110,12 @@ class TaskNames:
             raise ValueError(nothing_learned(name, stage))
 
     def check_decontaminated(self, names: Iterable[str], stage: str) -> None:
-        """Raises `ValueError` unless each of `names` is a task, or stands for CORE where its questions can be left
-        out."""
+        """Raises `ValueError` unless each of `names` is a task; pretraining text may also name `CORE`."""
         for name in names:
-            if name == CORE:
-                if stage != "pretrain_text":
-                    raise ValueError(
-                        f"{stage}.decontaminate names {CORE!r}, which only pretrain_text.decontaminate can"
-                    )
-            else:
+            if name != CORE:
                 self.check(name, f"{stage}.decontaminate", self.graded)
+            elif stage != "pretrain_text":
+                raise ValueError(f"{stage}.decontaminate names {name!r}, which only pretrain_text.decontaminate can")
 
     def choice_split(self, name: str, split: str) -> str:
         """The split of a task by which models are chosen where the config says `split`: only AQuA-RAT has a

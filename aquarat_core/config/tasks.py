@@ -10,9 +10,9 @@ from aquarat_core.config.fields import NonNegativeInt, PositiveInt, StrictModel
 from aquarat_core.config.locations import RowLocation
 
 MAIN_TASK = "task"
-CORE = "core"
-"""Stands for the tasks of CORE where questions are left out of training."""
 """The name by which stages refer to the profile's own task, `Profile.task`."""
+CORE = "core"
+"""The name by which `pretrain_text.decontaminate` refers to all tasks of CORE."""
 AQUA = "aqua"
 UNNAMED_TASK = AQUA
 """The task of reports from before there were others, which do not name theirs."""

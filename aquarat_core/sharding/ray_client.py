@@ -121,7 +121,7 @@ class _Client:
                     self._ray.cancel(task, force=True)
             else:
                 self._start(start, event)
-        self._ended.set()  # Asked after its end, Ray would start a cluster.
+        self._ended.set()  # If Ray were asked again after its shutdown, it would start a cluster.
 
     def _start(self, start: Any, event: dict[str, Any]) -> None:
         number = event["attempt"]

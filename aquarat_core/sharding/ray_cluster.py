@@ -99,15 +99,17 @@ class RayCluster:
             lost = [Ended(attempt, None, said, "lost") for attempt in self._began]
             self._began.clear()
             return lost
+        ended: list[Ended] = []
         for line in lines:
             if line.startswith(_SLOTS):
                 self._see_slots(json.loads(line))
+            else:
+                ended.append(read_ended(line))
         if self._no_cpu_since is not None and time.monotonic() - self._no_cpu_since > self._patience:
             raise StageError(
                 f"Ray at {VARIABLE}={self._address} has had no CPU for {self._patience:.0f} s: let a host join it "
                 "(ray start --address=...), then start the stage again. Shards that are done stay in the store"
             )
-        ended = (read_ended(line) for line in lines if not line.startswith(_SLOTS))
         # The reply about an attempt that was stopped may have been under way.
         return [self._checked(one) for one in ended if one.attempt in self._began]
 
@@ -144,7 +146,7 @@ class RayCluster:
             self._no_cpu_since = time.monotonic()
 
     def _first_words(self, until: float) -> dict[str, Any]:
-        """What a new client says first: the number of the cluster's CPUs, or an error."""
+        """Starts a client and returns its first reply: the number of the cluster's CPUs, or an error."""
         command = [sys.executable, "-m", "aquarat_core.sharding.ray_client", self._address, self._shards.stage]
         self._client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         assert self._client.stdout is not None

@@ -47,7 +47,7 @@ def _datasets(config: Any) -> Iterable[str]:
 
 
 def _datasets_of_text(config: Any) -> Iterable[str]:
-    """Those with questions that may not be in it."""
+    """The data sets whose questions must not occur in the text."""
     return (*_datasets(config), *([EVAL_BUNDLE] if CORE in config.decontaminate else []))
 
 

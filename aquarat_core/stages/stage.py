@@ -23,7 +23,7 @@ EVAL_BUNDLE = "eval_bundle"
 TEXT_PASSES = "aquarat_core.stages.text_passes:leave_out"
 """What pretrain_text looks up if its config leaves out duplicates or held-out questions."""
 CORE_QUESTIONS = "aquarat_core.evaluation.core.questions:core_questions"
-"""The same if these are the questions of CORE."""
+"""What it looks up if these are the questions of CORE."""
 OPTIONAL_INPUTS = frozenset({*DATASETS, OTHER_DATASET, EVAL_BUNDLE})
 """Inputs that a stage only needs if its config names a task or another data set in them, or asks for CORE."""
 

@@ -46,7 +46,7 @@ class _Run(NamedTuple):
     name: str
 
     def is_in(self, words: list[str], at: int) -> bool:
-        """Whether `words` has the run at that place."""
+        """Whether `words` contains this run, beginning at the index `at`."""
         return words[at : at + self.length] == self.words[self.start : self.start + self.length]
 
 

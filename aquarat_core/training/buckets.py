@@ -58,7 +58,7 @@ class GradientExchange:
         self._levels = _levels(world)
         self._buffers = [_Buffers(bucket, world, self._levels) for bucket in self.buckets if world.size > 1]
         self.shares_memory = bool(self._buffers) and self._buffers[0].everyones is not None
-        """Whether ranks read each other's memory in place of sending what is in it."""
+        """Whether ranks read each other's buffers in shared memory instead of sending messages."""
         self.sent = 0
         """Number of buckets whose gradients were sent in this step."""
         self._in_last_pass = False

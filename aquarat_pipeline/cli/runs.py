@@ -1,4 +1,4 @@
-"""What the commands that make assets have in common: their arguments."""
+"""Arguments that several commands for making assets share."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Sshd:
         self._login = login or Login(keys.directory, keys.host, client)
         self.config = self._login.folder / f"sshd_{address}_{port}"
         Path("/run/sshd").mkdir(exist_ok=True)
-        self._prefix = ["ip", "netns", "exec", namespace] if namespace else [*prefix]
+        self._prefix = _inside(namespace) if namespace else [*prefix]
         self.address, self.port = address, port
         self.configure(env)
         self.start()
@@ -238,6 +238,10 @@ class Network:
     def address(self, k: int) -> str:
         return self._addresses[k]
 
+    def inside(self, k: int) -> list[str]:
+        """The beginning of a command that runs in the host's network."""
+        return _inside(self._names[k])
+
     def cut(self, k: int) -> None:
         """The host's network goes away; what runs on it runs on."""
         _ip("link", "set", f"{self._names[k]}v", "down")
@@ -339,6 +343,10 @@ class Network:
         wait_until(lambda: answers(address, port), 20, "the bucket answers")
         requests.post(f"{url}/storage/v1/b?project=test", json={"name": BUCKET}, timeout=limit(5)).raise_for_status()
         return server, url
+
+
+def _inside(namespace: str) -> list[str]:
+    return ["ip", "netns", "exec", namespace]
 
 
 def _ip(*arguments: str) -> None:

@@ -88,7 +88,7 @@ def test_a_job_on_one_host_listens_on_loopback_and_serves_no_store(tmp_path: Pat
 
 
 def test_a_job_on_one_host_is_out_of_reach_for_another_machine(tmp_path: Path, network: Network) -> None:
-    there = ["ip", "netns", "exec", network._names[0]]
+    there = network.inside(0)
     with training(tmp_path, there) as (process, folder):
         for _, port in sorted(listening(children(process.pid)))[:2]:
             assert not attack(network.address(0), port, tmp_path / "PWNED")

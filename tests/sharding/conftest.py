@@ -42,12 +42,17 @@ class Cluster:
     """What a process needs to connect to it."""
 
 
+def new_access() -> dict[str, str]:
+    """The environment of a new cluster's processes, and of those that may connect to it."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Cluster]:
     """A Ray cluster for all tests, which takes up to a minute to start; they are skipped without Ray."""
     if find_spec("ray") is None:
         pytest.skip("Ray is not installed: ./run setup --ray")
-    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    access = new_access()
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "tests.sharding.cluster", folder]
         head = subprocess.Popen(command, env=os.environ | access, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from aquarat_core.sharding.ray_cluster import RayCluster
 from aquarat_core.sharding.records import ShardStore
 from tests.launching.network import Network, answers, why_not
 from tests.patience import limit, wait_until
+from tests.sharding.conftest import new_access
 from tests.sharding.toys import calls
 
 pytestmark = pytest.mark.slow
@@ -71,8 +71,8 @@ class Hosts:
     def _begin(self, k: int, place: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
         place.mkdir()
         command = [
-            "ip", "netns", "exec", f"aq{self.network._tag}{k}", sys.executable, "-m", "ray.scripts.scripts", "start",
-            "--block", "--num-cpus=1", f"--node-ip-address={self.network.address(k)}", f"--temp-dir={place}",
+            *self.network.inside(k), sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1",
+            f"--node-ip-address={self.network.address(k)}", f"--temp-dir={place}",
             "--object-store-memory=100000000", *options,
         ]  # fmt: skip
         own = {"PYTHONUNBUFFERED": "1", "TOY_HOST": str(k), "AQUARAT_CACHE": str(place / "cache"), **QUICK}
@@ -91,7 +91,7 @@ class Hosts:
             "on_host",
         ]  # fmt: skip
         if way == "in the cluster":
-            command = ["ip", "netns", "exec", f"aq{self.network._tag}0", *command]
+            command = [*self.network.inside(0), *command]
         env = self.environment | {"AQUARAT_RAY_ADDRESS": self.addresses[way]}
         return subprocess.Popen(
             command, cwd=REPO_ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -104,9 +104,8 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     if reason := why_not():
         pytest.skip(reason)
     network = Network(tmp_path / "network", 2)
-    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    access["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "5"  # seconds, instead of 30
-    for name, value in (network.environment | access).items():
+    quick = {"RAY_CLIENT_RECONNECT_GRACE_PERIOD": "5"}  # seconds, instead of 30
+    for name, value in (network.environment | new_access() | quick).items():
         monkeypatch.setenv(name, value)
     # A short path, for Ray's sockets.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))

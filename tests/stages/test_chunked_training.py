@@ -86,7 +86,7 @@ class Run:
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=limit(120))
 
     def facts(self) -> list[dict[str, Any]]:
-        """What each rank has seen of the cache."""
+        """What each rank has noted of the cache."""
         return [json.loads(path.read_text()) for path in sorted(self.folder.glob("facts.json*"))]
 
     def published(self) -> tuple[list[float], bytes, Artifact]:

@@ -219,12 +219,8 @@ def test_documents_with_held_out_questions_are_left_out(bench: Bench, tmp_path: 
 
 def test_documents_with_questions_of_core_are_left_out(bench: Bench, tmp_path: Path, questions: Artifact) -> None:
     def write(folder: Path) -> None:
-        write_bundle(folder / "bundle")
-        write_rows(folder / "bundle", "winograd", [WINOGRAD] * 2)
-        (folder / "bundle").rename(folder / "made")
-        for path in (folder / "made").iterdir():
-            path.rename(folder / path.name)
-        (folder / "made").rmdir()
+        write_bundle(folder)
+        write_rows(folder, "winograd", [WINOGRAD] * 2)
 
     bundle = bench.make("eval_bundle", write)
     passage = row_of("lambada_openai", 3)["context"]
@@ -304,9 +300,9 @@ def test_the_stage_only_needs_and_is_made_of_what_its_config_asks_for() -> None:
     assert clean.decontaminate == ("aqua",) and stage.needs(clean) == ("aqua_dataset",)
     assert "aquarat_core.tasks.aqua.task" in sources().modules(stage, clean)
     assert module_of(CORE_QUESTIONS) not in sources().modules(stage, clean)
-    without_core = stage.config(load_profile("demo", {"pretrain_text": {"decontaminate": ["core"]}}))
-    assert stage.needs(without_core) == ("eval_bundle",)
-    assert module_of(CORE_QUESTIONS) in sources().modules(stage, without_core)
+    with_core = stage.config(load_profile("demo", {"pretrain_text": {"decontaminate": ["core"]}}))
+    assert stage.needs(with_core) == ("eval_bundle",)
+    assert module_of(CORE_QUESTIONS) in sources().modules(stage, with_core)
 
 
 def test_core_can_only_be_named_for_pretraining_text() -> None:

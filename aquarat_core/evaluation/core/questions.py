@@ -17,5 +17,5 @@ def core_questions(folder: Path) -> dict[str, str]:
 
 
 def _text(task: CoreTask, row: Row) -> str:
-    # Only with its end is the context of a schema a sentence.
+    # The context of a schema becomes a sentence only together with its ending.
     return f"{row.contexts[row.gold]}{task.delimiter}{row.endings[0]}" if task.type == "schema" else row.contexts[0]
